@@ -1,0 +1,1 @@
+"""A tested library of attacks, defences and evaluations for deep vision models."""

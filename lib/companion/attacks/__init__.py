@@ -1,0 +1,1 @@
+"""Triggers, poisoning, and one module for each attack."""

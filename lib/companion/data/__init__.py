@@ -1,0 +1,1 @@
+"""Manifests, verified files, loaders and generated worlds."""

@@ -1,0 +1,1 @@
+"""What runs, checks and prints the chapters; it knows nothing of any paper."""
