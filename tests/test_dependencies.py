@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from companion.press.lock import declared, environment_text, locked
 from packaging.utils import canonicalize_name
 
+from companion.press.lock import declared, environment_text, locked
+
 ROOT = Path(__file__).parents[1]
-FIXED_BY_THE_USER = "jupyter-book jupytext papermill torch torchvision timm transformers matplotlib seaborn nbval pytest"
+FIXED_BY_THE_USER = (
+    "jupyter-book jupytext papermill torch torchvision timm transformers matplotlib seaborn nbval pytest"
+)
 
 
 def test_every_declared_dependency_is_locked_at_a_version_it_allows():

@@ -130,7 +130,7 @@ def train(
     return history
 
 
-def logits(model: nn.Module, images: torch.Tensor, batch_size: int = 500) -> torch.Tensor:
+def logits(model: nn.Module, images: torch.Tensor, batch_size: int = 250) -> torch.Tensor:
     """Return logits (N, K) of images (N, C, H, W), on the images' device.
 
     The model computes in evaluation mode, without gradients, and is left in the mode it was in.
@@ -138,7 +138,7 @@ def logits(model: nn.Module, images: torch.Tensor, batch_size: int = 500) -> tor
     return _evaluate(model, model, images, batch_size)
 
 
-def features(model: nn.Module, images: torch.Tensor, batch_size: int = 500) -> torch.Tensor:
+def features(model: nn.Module, images: torch.Tensor, batch_size: int = 250) -> torch.Tensor:
     """Return penultimate features (N, D) of images (N, C, H, W); as `logits` otherwise."""
     return _evaluate(model, model.features, images, batch_size)
 

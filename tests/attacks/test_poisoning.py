@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from companion.attacks.poisoning import CLEAN, COVER, POISON, PoisonPlan, plan_clean_label, plan_dirty_label, poison
 from companion.attacks.triggers import make_trigger
 from companion.data.imageset import ImageSet
 from companion.errors import CompanionError
 from companion.seeding import generator
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 TRIGGER = make_trigger("patch", (1, 8, 8), seed=0, size=4)
 

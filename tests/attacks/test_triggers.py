@@ -4,6 +4,9 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from companion.attacks.triggers import (
     BlendedTrigger,
     PatchTrigger,
@@ -15,8 +18,6 @@ from companion.attacks.triggers import (
 )
 from companion.errors import CompanionError
 from companion.seeding import generator
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 NAMES = ["patch", "blended", "sinusoid", "warp"]
 SHAPES = [(3, 32, 32), (1, 16, 16), (1, 8, 8), (3, 20, 28)]

@@ -2,7 +2,6 @@
 
 import torch
 from torch import nn
-from torchvision.models import resnet18
 
 
 class ResNet18(nn.Module):
@@ -14,10 +13,12 @@ class ResNet18(nn.Module):
     """
 
     def __init__(self, channels: int, classes: int):
+        from torchvision.models import resnet18  # takes seconds to import, which small networks need not wait for
+
         super().__init__()
         backbone = resnet18(weights=None, num_classes=classes)
         backbone.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
-        nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's own
+        nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")  # lint: seeded by build_model
         backbone.maxpool = nn.Identity()
         self.head = backbone.fc
         backbone.fc = nn.Identity()
