@@ -35,7 +35,8 @@ def locked(lock: Path, python: str = PYTHON) -> dict[str, str]:
         "os_name": "posix",
     }
     pins = {}
-    for name, version, marker in re.findall(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)(?: ; ([^\\\n]+))?", lock.read_text(), re.M):
+    entry = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)(?: ; ([^\\\n]+))?", re.M)
+    for name, version, marker in entry.findall(lock.read_text()):
         if not marker or Marker(marker.strip()).evaluate(environment):
             pins[canonicalize_name(name)] = version
     return pins
@@ -75,7 +76,9 @@ def run(options: argparse.Namespace) -> int:
     command[0] = str(Path(sys.executable).with_name("uv"))
     if subprocess.run([*command, "--output-file", fresh.name], cwd=root, stdout=subprocess.DEVNULL).returncode:
         fresh.unlink()
-        raise CompanionError("uv could not resolve the dependencies of pyproject.toml (its reason is above); nothing changed.")
+        raise CompanionError(
+            "uv could not resolve pyproject.toml's dependencies (its reason is above); nothing changed."
+        )
     fresh.replace(root / "requirements.lock")
     (root / "environment.yml").write_text(environment_text(root / "pyproject.toml", root / "requirements.lock"))
     return 0

@@ -131,14 +131,15 @@ SIDE = Arena(
     train_size=1430,
     held_size=350,
     poison_count=70,
-    training=TrainingConfig(epochs=20, learning_rate=0.1, crop_padding=1),
+    training=TrainingConfig(epochs=14, batch_size=32, learning_rate=0.1, crop_padding=1),
     model_settings={"width": 12},
-    triggers={"badnets": {"size": 4, "place": (1, 1)}},
+    triggers={"badnets": {"size": 5}},
 )
 """The small arena of scanned digits, 16 x 16, where a victim takes seconds, so that there can be many of each kind."""
 
-WARP_STRENGTH = 2.0
-"""WaNet's strength here: the usual 0.5 moves pixels of a 32 x 32 image by a quarter of a pixel, too little to learn."""
+WARP_STRENGTH = 8.0
+"""WaNet's strength here. The usual 0.5 moves pixels of a 32 x 32 image by a quarter of a pixel, too little for these
+networks: on seed 0 of the signs, strengths 2, 4 and 7 gave the plain attack 11, 61 and 87 % success."""
 
 TRIGGERS = {
     "digits": {**SIDE.triggers, "wanet": {"strength": WARP_STRENGTH}},
@@ -146,11 +147,6 @@ TRIGGERS = {
     "cifar10": {"wanet": {"strength": WARP_STRENGTH}},
 }
 """Settings of the triggers in each data set, where they differ from `make_trigger`'s defaults."""
-
-SEARCH = neural_cleanse.Config(
-    steps=300, check_every=10, batch=16, warm_up=False, threshold=0.98, patience=2, stop_patience=8
-)
-"""Neural Cleanse at laptop scale: BackdoorBench's threshold, with 30 checks and patience in proportion."""
 
 
 def train_victims(recipes: Iterable[VictimRecipe], store: ModelStore, device: str = "cpu") -> list[Victim]:
