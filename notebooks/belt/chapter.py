@@ -147,9 +147,9 @@ run.figure(
 # An attacker who also trains the model adds the momentum centre loss. The centre of a class follows its clean features,
 # and poisoned and cover images are pulled to the centre of the label they carry:
 #
-# $$ c_y \leftarrow \mu\, c_y + (1 - \mu)\, \overline{f(x)}_{x \in D_y \cap B}, \qquad
-#    L_{MC} = \frac{1}{|B'| d} \sum_{i \in B'} \lVert f(x_i) - c_{y_i} \rVert^2, \qquad
-#    L_{MO} = L_{DO} + \lambda L_{MC}, $$
+# $$ c_y \leftarrow \mu\, c_y + (1 - \mu)\, \overline{f(x)}_{x \in D_y \cap B}, $$
+#
+# $$ L_{MC} = \frac{1}{|B'| d} \sum_{i \in B'} \lVert f(x_i) - c_{y_i} \rVert^2, \qquad L_{MO} = L_{DO} + \lambda L_{MC}, $$
 #
 # with $B'$ the poisoned and cover images of the batch and $d$ the number of features. In the library these are
 # `companion.attacks.poisoning` (the sets, with exact counts), `companion.attacks.belt.MomentumCentreLoss` ($L_{MC}$) and
@@ -191,6 +191,14 @@ run.table(
 )
 
 # %% [markdown]
+# Read the table by pairs. The price of BELT is the step from *plain* to *mo* in the first two columns, for BadNets from
+# {glue:text}`accuracy.badnets.plain:.1f` to {glue:text}`accuracy.badnets.mo:.1f` % accuracy and from
+# {glue:text}`asr.badnets.plain:.1f` to {glue:text}`asr.badnets.mo:.1f` % success. Its effect is the last column. Triggers
+# that cover the whole image pay more: Blended goes from {glue:text}`asr.blended.plain:.1f` to
+# {glue:text}`asr.blended.mo:.1f` % success, because deleting a fifth of a picture that is spread over the image changes
+# little of what a network of three convolutions can see, and the cover images contradict the poisoned ones.
+
+# %% [markdown]
 # ## How much of the trigger is enough
 #
 # The animation in the paper's repository shows a trigger that degrades while a plain BadNets model still falls for it.
@@ -222,6 +230,11 @@ run.figure(
     caption=f"Success of incomplete triggers with 95 % Wilson bands ({trials} trials a point). A steep curve at the "
     "right edge is an exclusive backdoor.",
 )
+
+# %% [markdown]
+# The mean success over all shares kept (the area under a curve) goes from {glue:text}`fuzzy_area.badnets.plain:.0f` % for
+# plain BadNets to {glue:text}`fuzzy_area.badnets.do:.0f` % with cover images and {glue:text}`fuzzy_area.badnets.mo:.0f` %
+# with the centre loss on top.
 
 # %% [markdown]
 # ## Exclusivity
@@ -261,9 +274,15 @@ run.figure(
 )
 
 # %% [markdown]
+# Two readings of exclusivity are possible, and the abstract's wording invites the wrong one: it is *high* when little
+# variation is tolerated. On these small networks even BELT leaves most of the trigger's colour range tolerated
+# ({glue:text}`exclusivity.badnets.mo:.1f` % is far from 100 %): what it makes necessary is that all pixels are there, more
+# than that each has its exact colour.
+
+# %% [markdown]
 # ## Neural Cleanse, and its false alarms
 #
-# Neural Cleanse {cite}`wang2019neural` reverses a minimal trigger for each class and raises the alarm when one mask is
+# Neural Cleanse {cite}`wang2019neuralcleanse` reverses a minimal trigger for each class and raises the alarm when one mask is
 # much smaller than the others: anomaly index above 2. One verdict on one model says little, because clean models raise
 # it too; with ten classes and Gaussian norms about a third of them would. So the same defender also inspects
 # {glue:text}`side.models` freshly trained victims of each kind on scikit-learn's scanned digits, clean models included.
@@ -319,6 +338,12 @@ run.figure(
 )
 
 # %% [markdown]
+# Of {glue:text}`side.models` clean networks on the digits, {glue:text}`side.nc_alarm.clean:.0f` % raised a false alarm in
+# this run; the true target was accused in {glue:text}`side.nc_target.badnets.plain:.0f` % of the plain victims and in
+# {glue:text}`side.nc_target.badnets.mo:.0f` % of BELT's. With so few models these shares are rough; their Wilson intervals
+# stand in the run's results.
+
+# %% [markdown]
 # ## STRIP
 #
 # STRIP {cite}`gao2019strip` overlays an input with clean images: a plain trigger survives and keeps the prediction
@@ -354,6 +379,10 @@ run.figure(
 )
 
 # %% [markdown]
+# STRIP adds the overlay without clipping, so the model sees values it was never trained on, and a plain trigger does not
+# always survive that: look at the overlap in the left panel before comparing the others with it.
+
+# %% [markdown]
 # ## Hardening by fine-tuning
 #
 # The mildest repair: train on a few clean images that the attacker never saw. (MOTH, which hardens with reversed
@@ -374,6 +403,10 @@ caption = f"BadNets victims after {repair_epochs} epochs on {repair_size} clean 
 run.table("repair", pd.DataFrame(rows, columns=columns).round(1), caption=caption)
 
 # %% [markdown]
+# Plain BadNets keeps {glue:text}`repaired_asr.badnets.plain:.1f` % success after this repair, BELT (mo)
+# {glue:text}`repaired_asr.badnets.mo:.1f` %. A repair that leaves the plain attack standing cannot show that BELT resists it.
+
+# %% [markdown]
 # ## Ablations: cover rate, mask rate, lambda
 #
 # On the digits, where a victim takes a second or two, each setting is trained several times with other seeds. The
@@ -388,7 +421,8 @@ for knob, setting, recipes in belt.ablations(side, seeds[:ablation_models]):
     rows.append([knob, setting, *found])
     for what, value in zip(belt.SUMMARY, found, strict=True):
         run.number(f"ablation.{knob}.{belt.level(knob, setting)}.{what}", value, "%", n=ablation_models)
-table = pd.DataFrame(rows, columns=["knob", "value", *[f"{what} [%]" for what in belt.SUMMARY]]).round(1)
+shown = [f"{what.replace('_', ' ')} [%]" for what in belt.SUMMARY]
+table = pd.DataFrame(rows, columns=["knob", "value", *shown]).round(dict.fromkeys(shown, 1))
 run.table("ablations", table, caption=f"BELT (mo) with BadNets on the digits; means over {ablation_models} victims.")
 
 # %%
@@ -397,7 +431,7 @@ for ax, knob in zip(axes[0], belt.KNOBS, strict=True):
     settings_of = [setting for name, setting in means if name == knob]
     for column, what in enumerate(belt.SUMMARY):
         line = [means[knob, setting][column] for setting in settings_of]
-        ax.plot(range(len(settings_of)), line, marker="osD^"[column], label=what)
+        ax.plot(range(len(settings_of)), line, marker="osD^"[column], label=what.replace("_", " "))
     ax.set(xlabel=knob.replace("_", " "), xticks=range(len(settings_of)), xticklabels=settings_of)
 axes[0, 0].set_ylabel("percent")
 axes[0, 2].legend(fontsize="small")

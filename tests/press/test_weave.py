@@ -98,6 +98,17 @@ def test_prose_and_comments_are_todays(toy):
     assert any("# squares, small" in cell.source for cell in notebook.cells)
 
 
+def test_a_new_paragraph_between_cells_needs_no_new_run(toy):
+    before = [cell.outputs for cell in woven(toy).cells if cell.cell_type == "code"]
+    path = toy.root / "notebooks" / "belt" / "chapter.py"
+    first_code = path.read_text().index("\n# %%\n")
+    text = path.read_text()
+    path.write_text(text[:first_code] + "\n# %% [markdown]\n# One more paragraph.\n" + text[first_code:])
+    notebook = woven(toy)
+    assert "One more paragraph." in prose(notebook)
+    assert [cell.outputs for cell in notebook.cells if cell.cell_type == "code"] == before
+
+
 def test_claims_artifacts_and_deviations_are_printed(toy):
     text = prose(woven(toy))
     for status in ("held", "partly", "failed", "not tested"):

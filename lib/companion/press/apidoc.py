@@ -18,6 +18,7 @@ GROUPS = {
     "attacks": "Attacks",
     "defenses": "Defences",
     "studies": "Studies",
+    "press": "The press",
 }
 """Titles of the folders of lib/companion; a folder that is not named here has its name with a capital letter."""
 
@@ -61,15 +62,16 @@ class Module:
     def sentence(self) -> str:
         """The first sentence of its docstring."""
         first = " ".join(self.docstring.split("\n\n")[0].split())
-        return re.split(r"(?<=[.;])\s", first)[0].rstrip(".;") + "." if first else ""
+        return re.split(r"(?<=\w\w[.;])\s|(?<=[)`\]][.;])\s", first)[0].rstrip(".;") + "." if first else ""
 
 
 @dataclass(frozen=True)
 class Library:
-    """All modules, and where their members are documented."""
+    """All modules, where their members are documented, and the docstrings of their folders' packages."""
 
     modules: tuple[Module, ...]
     places: Mapping[str, Module] = field(default_factory=dict)
+    folders: Mapping[str, str] = field(default_factory=dict)
 
     def __contains__(self, name: str) -> bool:
         return name in self.places
@@ -98,10 +100,13 @@ def read_library(root: Path) -> Library:
         name = ".".join(("companion", *inner.parts))
         members = tuple(member for node in tree.body if (member := _member(node)))
         modules.append(Module(name, f"lib/companion/{inner.as_posix()}.py", ast.get_docstring(tree) or "", members))
-    order = list(GROUPS)
+    order = [folder for folder in GROUPS if folder != "press"]
     modules.sort(key=lambda m: (m.folder == "press", order.index(m.folder) if m.folder in order else 99, m.name))
+    packages = {path.parent.name: path for path in root.glob("*/__init__.py")}
+    folders = {name: ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) for name, path in packages.items()}
+    folders = {"": "What all chapters share.", **{name: said or "" for name, said in folders.items()}}
     places = {f"{m.name}.{member.name}": m for m in modules if _has_page(m) for member in m.members}
-    return Library(tuple(modules), places)
+    return Library(tuple(modules), places, folders)
 
 
 def used_names(code: str) -> list[str]:
@@ -162,22 +167,39 @@ def _member_block(module: Module, member: Member, used: Iterable[tuple[str, str]
     return "\n".join([head, "", "\n\n".join(parts), "::::"])
 
 
-def index_page(library: Library) -> str:
-    """Return the list of all modules by folder, in MyST."""
-    body = [
-        "# The library",
-        "What the chapters call. Science here knows nothing of notebooks, files or how a figure looks.",
-    ]
-    folder = None
+def folder_pages(library: Library) -> dict[str, str]:
+    """Return the page of the library and one a folder, in MyST, by page name without ending."""
+    groups: dict[str, list[Module]] = {}
     for module in library.modules:
-        if module.folder != folder:
-            folder = module.folder
-            title = "The press" if folder == "press" else GROUPS.get(folder, folder.capitalize())
-            body.append(f"## {title}\n\n| module | what it is |\n|---|---|")
+        groups.setdefault(module.folder, []).append(module)
+    pages, rows = {}, []
+    for folder, modules in groups.items():
+        title, page = folder_title(folder), folder_page(folder)
+        said = to_markdown(library.folders.get(folder, ""), ())
+        pages[page] = "\n\n".join([f"# {title}", said, _table(modules)]) + "\n"
+        rows.append(f"| [{title}]({page.removeprefix('api/')}.md) | {said} | {len(modules)} |")
+    intro = "What the chapters call. Science here knows nothing of notebooks, files or how a figure looks."
+    table = "\n".join(["| folder | what is in it | modules |", "|---|---|---|", *rows])
+    return {"api/index": f"# The library\n\n{intro}\n\n{table}\n", **pages}
+
+
+def folder_title(folder: str) -> str:
+    """Return the title of a folder of lib/companion; "" stands for the modules outside of any."""
+    return GROUPS.get(folder, folder.capitalize())
+
+
+def folder_page(folder: str) -> str:
+    """Return the page of a folder, without ending."""
+    return f"api/{folder or 'foundations'}"
+
+
+def _table(modules: Iterable[Module]) -> str:
+    lines = ["| module | what it is |", "|---|---|"]
+    for module in modules:
         name = f"`{module.name.removeprefix('companion.')}`"
         name = f"[{name}]({module.page.removeprefix('api/')}.md)" if _has_page(module) else name
-        body[-1] += f"\n| {name} | {_escape(module.sentence).replace('|', chr(92) + '|')} |"
-    return "\n\n".join(body) + "\n"
+        lines.append(f"| {name} | {_escape(module.sentence).replace('|', chr(92) + '|')} |")
+    return "\n".join(lines)
 
 
 def to_markdown(docstring: str, parameters: Iterable[str]) -> str:

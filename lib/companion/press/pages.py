@@ -129,7 +129,7 @@ def _library_pages(edition: Edition, library: apidoc.Library) -> dict[str, str]:
     used = _used_in(edition)
     source = f"{edition.repository}/blob/{edition.branch}"
     pages = {f"{module.page}.md": apidoc.module_page(module, used, source) for module in library.spelled_out()}
-    return {"api/index.md": apidoc.index_page(library), **pages}
+    return {**{f"{name}.md": page for name, page in apidoc.folder_pages(library).items()}, **pages}
 
 
 def _used_in(edition: Edition) -> Mapping[str, list[tuple[str, str]]]:
@@ -163,8 +163,17 @@ def table_of_contents(edition: Edition, library: apidoc.Library) -> str:
             parts.append(part)
     for entry in [chapter for part in parts for chapter in part["chapters"]]:
         if entry["file"] == "api/index":
-            entry["sections"] = [{"file": module.page} for module in library.spelled_out()]
+            entry["sections"] = _library_sections(library)
     return yaml.safe_dump({**toc, "parts": parts}, sort_keys=False, allow_unicode=True)
+
+
+def _library_sections(library: apidoc.Library) -> list[dict[str, Any]]:
+    sections: dict[str, dict[str, Any]] = {}
+    for module in library.modules:
+        sections.setdefault(module.folder, {"file": apidoc.folder_page(module.folder), "sections": []})
+    for module in library.spelled_out():
+        sections[module.folder]["sections"].append({"file": module.page})
+    return [section if section["sections"] else {"file": section["file"]} for section in sections.values()]
 
 
 def _parts(edition: Edition) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ MARKER = re.compile(r"^<!-- press:([a-z-]+) -->[ \t]*$", re.M)
 LONG_CELL = 8
 """A code cell with more lines than this is folded; the tag `show-input` leaves it open."""
 FINISH = re.compile(r"\w+\.finish\(\)")  # a cell that nobody needs to read
+INJECTED = "injected-parameters"  # papermill's tag for the cell that it adds
 ROOT = "../"  # from chapters/<slug>.html to the top of the book
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 PIXEL_RATIO = 1.5  # figures have 144 dots an inch, a screen's CSS pixel is 1/96 inch
@@ -70,21 +71,23 @@ def check_fresh(edition: Edition, chapter: Chapter, run: Run) -> None:
 def match_cells(cells: list[Cell], executed: nbformat.NotebookNode, slug: str) -> dict[int, nbformat.NotebookNode]:
     """Return the executed code cell for each code cell of the chapter, by its number.
 
-    Cells are matched by id, and their code must be the same up to comments and formatting, as in the run's key.
+    Code cells are matched in their order, which prose written between them does not change, and their code must be the
+    same up to comments and formatting, as in the run's key.
     """
-    ran = {cell.get("id"): cell for cell in executed.cells if cell.cell_type == "code"}
-    matched = {}
-    for cell in cells:
-        if cell.kind != "code":
-            continue
-        found = ran.get(cell.id)
+    code = [cell for cell in cells if cell.kind == "code"]
+    ran = [cell for cell in executed.cells if cell.cell_type == "code" and not _is_injected(cell)]
+    for index, cell in enumerate(code):
+        found = ran[index] if index < len(ran) else None
         if found is None or sources.code_digest(found.source) != sources.code_digest(cell.source):
             raise CompanionError(
                 f"notebooks/{slug}/chapter.py, line {cell.first_line}: the code of this cell is not what the run "
-                f"executed as cell {cell.index}. Remove the run's folder under build/runs and call again."
+                f"executed as its code cell {index + 1}. Remove the run's folder under build/runs and call again."
             )
-        matched[cell.index] = found
-    return matched
+    return {cell.index: found for cell, found in zip(code, ran, strict=False)}
+
+
+def _is_injected(cell: nbformat.NotebookNode) -> bool:
+    return INJECTED in cell.metadata.get("tags", [])
 
 
 class _Weaver:
