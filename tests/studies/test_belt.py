@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from companion.attacks.exclusivity import Config as ExclusivityConfig
 from companion.defenses import neural_cleanse, strip
 from companion.errors import CompanionError
