@@ -69,10 +69,11 @@ def toy_run(
     return read_run(folder)
 
 
-class Drawn:
-    """Stands for a matplotlib figure that is drawn once in a session and then only copied."""
+class Drawn(Figure):
+    """A matplotlib figure that is drawn once in a session and then only copied."""
 
     def __init__(self, curve, label):
+        super().__init__()
         self.content = _draw(tuple(curve), label)
 
     def savefig(self, path, **_):
