@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 
 import torch
+
 from companion.data.signs import generate
 from companion.defenses.neural_cleanse import OFFICIAL, reverse_triggers
 from companion.models.build import build_model

@@ -18,7 +18,9 @@ class ResNet18(nn.Module):
         super().__init__()
         backbone = resnet18(weights=None, num_classes=classes)
         backbone.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
-        nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")  # lint: seeded by build_model
+        nn.init.kaiming_normal_(
+            backbone.conv1.weight, mode="fan_out", nonlinearity="relu"
+        )  # lint: seeded by build_model
         backbone.maxpool = nn.Identity()
         self.head = backbone.fc
         backbone.fc = nn.Identity()
