@@ -61,6 +61,7 @@ def test_members_parts_and_shared_images_agree():
     together = fleet_logits(fleet, images, at_once=7)
     assert together.shape == (3, 9, 3) and len(fleet) == 3
     torch.testing.assert_close(together, fleet(images.expand(3, -1, -1, -1, -1)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(fleet(images, torch.tensor([2, 0])), together[[2, 0]], rtol=1e-4, atol=1e-5)
     for m in range(3):
         torch.testing.assert_close(together[m], fleet.member(m)(images), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(fleet.part([m])(images)[0], together[m], rtol=1e-4, atol=1e-5)

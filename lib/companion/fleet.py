@@ -79,9 +79,14 @@ class Fleet(nn.Module):
         model.load_state_dict({name: value[index] for name, value in self.state().items()})
         return model.eval().to(next(iter(self.stack.values())).device)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return logits (M, B, K) of images (M, B, C, H, W), or of images (B, C, H, W) that all models share."""
+    def forward(self, images: torch.Tensor, chosen: torch.Tensor | None = None) -> torch.Tensor:
+        """Return logits (M, B, K) of images (M, B, C, H, W), or of images (B, C, H, W) that all models share.
+
+        chosen: (m,) int64, the models that answer; then M is m. None: all of them.
+        """
         parameters = {name: self.stack[_flat(name)] for name in self.names}
+        if chosen is not None:
+            parameters = {name: value[chosen] for name, value in parameters.items()}
         run = vmap(lambda weights, batch: functional_call(self.architecture, weights, (batch,)),
                    in_dims=(0, 0 if images.ndim == 5 else None))  # fmt: skip
         return run(parameters, images)
