@@ -6,6 +6,7 @@ import torch
 from companion.errors import CompanionError
 from companion.models.zoo import build_surrogate
 from companion.ownership import baselines
+from companion.ownership.stealing import pgd
 from companion.seeding import generator
 from companion.training import TrainingConfig, logits, train
 
@@ -89,3 +90,28 @@ def test_errors(models, images):
         baselines.boundary_points(models[0], images[:2] * 3)
     with pytest.raises(CompanionError, match="0 surrogates and 1 references"):
         baselines.conferrable_points(models[0], [], models[1:2], images[:2], generator(0))
+    with pytest.raises(CompanionError, match=r"eps -0\.1"):
+        baselines.conferrable_points(models[0], models[1:2], models[2:], images[:2], generator(0), eps=-0.1)
+
+
+class Sealed(torch.nn.Module):
+    """A model behind an interface: it answers, and no gradient comes back."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        with torch.no_grad():
+            return self.model(images)
+
+
+def test_a_model_without_gradient_is_named(models, images):
+    sealed, labels = Sealed(models[0]), torch.zeros(2, dtype=torch.int64)
+    for attempt in (
+        lambda: baselines.boundary_points(sealed, images[:2], steps=1),
+        lambda: baselines.conferrable_points(sealed, [sealed], [sealed], images[:2], generator(0), steps=1),
+        lambda: pgd(sealed, images[:2], labels, 0.1, 0.1, 1),
+    ):
+        with pytest.raises(CompanionError, match="carry no gradient"):
+            attempt()

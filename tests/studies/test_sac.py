@@ -110,6 +110,21 @@ def test_architecture_control_asks_for_the_sources_architecture():
     found = {"irrelevant": np.array([0.1, 0.5, 0.2, 0.6])}
     assert sac.architecture_control(SimpleNamespace(zoo=zoo), found) == 1
     assert sac.architecture_control(SimpleNamespace(zoo=zoo), {"irrelevant": np.ones(4)}) == 0.5
+    zoo.settings.source = ("resnet", 6)
+    with pytest.raises(CompanionError, match="0 of 4 irrelevant models have the source's architecture"):
+        sac.architecture_control(SimpleNamespace(zoo=zoo), found)
+
+
+def test_a_matched_auc_counts_pairs_of_one_architecture():
+    families = {"extract_label": ["a", "b"], "irrelevant": ["a", "b", "a"], "fine_tune_all": ["c"]}
+    zoo = SimpleNamespace(family=lambda name: SimpleNamespace(architectures=families[name]))
+    arena = SimpleNamespace(zoo=zoo)
+    found = {"extract_label": np.array([0.1, 0.9]), "irrelevant": np.array([0.2, 0.8, 0.05])}
+    assert sac.matched_auc(arena, found, "extract_label") == pytest.approx(
+        1 / 3
+    )  # of 3 pairs, 0.1 < 0.2 alone is right
+    with pytest.raises(CompanionError, match="no irrelevant model has an architecture of fine_tune_all"):
+        sac.matched_auc(arena, {**found, "fine_tune_all": np.ones(1)}, "fine_tune_all")
 
 
 def test_series_cover_what_they_say(digits):
@@ -164,3 +179,15 @@ def test_errors(store):
     )
     with pytest.raises(CompanionError, match="1 held-out images"):
         arena.queries("normal", 2)
+
+
+def test_the_papers_networks_take_the_same_way(store):
+    """A tiny run of what the profile `paper` does with torchvision's networks."""
+    large = {"source": ["mobilenet_v2", 0], "architectures": [["resnet18", 0]], "irrelevant": 2, "stolen": 2}
+    arena = open_arena("objects", Plan("digits", 40, 30, epochs=1, owned=1, **large), 0, store)
+    asked = arena.queries("jpeg", 10)
+    source = arena.zoo.source
+    for family in ("irrelevant", "extract_probability", "fine_tune_last", "fine_prune"):
+        models = arena.zoo.family(family).models
+        own, theirs = (sample.correlation(arena.outputs(model, asked)) for model in (source, models[0]))
+        assert 0 < sample.correlation_distance(own, theirs) < 2

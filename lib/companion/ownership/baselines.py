@@ -15,7 +15,7 @@ from torch import nn
 
 from companion.errors import CompanionError
 from companion.models.frozen import frozen
-from companion.ownership.checks import check_images
+from companion.ownership.checks import check_ball, check_gradient, check_images
 from companion.training import logits
 
 
@@ -42,17 +42,18 @@ def boundary_points(
 
     A point keeps the label i of its image while the second-best label j comes within `margin` of it: Adam lowers
     relu(max_k Z_k - Z_i + margin) for k not i or j, plus |Z_i - Z_j - margin|, and the point stays in [0, 1].
-    rate: Adam's, of the range of a pixel.
+    rate: Adam's, of the range of a pixel. Raises CompanionError for a source that gives no gradient.
     """
     check_images(images)
     _check_steps(steps)
+    points = images.to(_device(source), copy=True).requires_grad_(True)
     with frozen(source), torch.enable_grad():
-        order = source(images).argsort(1, descending=True)
+        order = source(points.detach()).argsort(1, descending=True)
         first, second = order[:, :1], order[:, 1:2]  # (N, 1)
-        points = images.clone().requires_grad_(True)
         optimizer = torch.optim.Adam([points], rate)
         for _ in range(steps):
             scores = source(points)  # (N, K)
+            check_gradient(scores)
             best, rival = scores.gather(1, first), scores.gather(1, second)
             others = scores.scatter(1, torch.cat([first, second], 1), -torch.inf).amax(1, keepdim=True)
             loss = (others - best + margin).clamp(min=0) if scores.shape[1] > 2 else 0 * best
@@ -62,7 +63,7 @@ def boundary_points(
             optimizer.step()
             with torch.no_grad():
                 points.clamp_(0, 1)
-    points = points.detach()
+    points = points.detach().to(images.device)
     return PointFingerprint(points, logits(source, points).argmax(1), len(images) * (3 * steps + 2))
 
 
@@ -82,30 +83,33 @@ def conferrable_points(
     raise log p_source(t) + log(S (1 - R)), with S and R the mean probabilities of t over surrogates and references
     (the conferrability score); t is drawn for each image among the labels that the source does not give it. The better
     half of the images by the final score is kept.
-    Raises CompanionError without surrogates or references.
+    Raises CompanionError without surrogates or references, for a negative eps, and for models without gradient.
     """
     check_images(images)
     _check_steps(steps)
+    check_ball(eps, step, steps)
     if not surrogates or not references:
         raise CompanionError(
             f"conferrable examples with {len(surrogates)} surrogates and {len(references)} references: expected at "
             "least one of each. Train them on the owner's data first."
         )
-    answers = logits(source, images)
-    shift = torch.randint(1, answers.shape[1], (len(images),), generator=generator)
-    target = (answers.argmax(1) + shift) % answers.shape[1]  # (N,)
+    answers, home = logits(source, images), images.device
+    shift = torch.randint(1, answers.shape[1], (len(images),), generator=generator).to(home)
+    target = ((answers.argmax(1) + shift) % answers.shape[1]).to(_device(source))  # (N,)
+    images = images.to(_device(source))
     low, high = (images - eps).clamp(0, 1), (images + eps).clamp(0, 1)
     points = images.clone()
     for _ in range(steps):
         points.requires_grad_(True)
         score = conferrability(source, surrogates, references, points, target).sum()
+        check_gradient(score)
         (slope,) = torch.autograd.grad(score, points)
         points = torch.minimum(torch.maximum(points.detach() + step * slope.sign(), low), high)
     with torch.no_grad():
         final = conferrability(source, surrogates, references, points, target)
     best = final.argsort(descending=True)[: max(2, len(images) // 2)]
     models = 1 + len(surrogates) + len(references)
-    return PointFingerprint(points[best], target[best], len(images) * models * (3 * steps + 1))
+    return PointFingerprint(points[best].to(home), target[best].to(home), len(images) * models * (3 * steps + 1))
 
 
 def conferrability(
@@ -125,6 +129,10 @@ def conferrability(
     honest = torch.stack([probability(model) for model in references]).mean(0)
     tiny = 1e-6
     return (probability(source) + tiny).log() + (stolen + tiny).log() + (1 - honest + tiny).log()
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
 
 
 def _check_steps(steps: int) -> None:

@@ -14,7 +14,7 @@ KINDS = ("cosine", "rbf")
 
 
 def check_outputs(outputs: torch.Tensor, name: str = "outputs") -> None:
-    """Raise CompanionError unless `outputs` is (N, K) of floats, N >= 2, finite, not zero, and not all rows equal."""
+    """Raise CompanionError unless `outputs` is (N, K) of floats, N >= 2, finite, and not all rows are equal."""
     if outputs.ndim != 2 or not outputs.is_floating_point():
         raise CompanionError(
             f"{name} have shape {tuple(outputs.shape)} and dtype {outputs.dtype}: expected (N, K) floats, one row of "
@@ -29,16 +29,14 @@ def check_outputs(outputs: torch.Tensor, name: str = "outputs") -> None:
             f"{name} have zero variance: all {len(outputs)} samples get the same vector, so their relations say "
             "nothing. The model may be broken (pruned too far?), or the samples are copies of one."
         )
-    if not outputs.abs().amax(dim=1).gt(0).all():
-        place = int(outputs.abs().amax(dim=1).argmin())
-        raise CompanionError(f"{name} of sample {place} are all zero, so they have no direction; leave the sample out.")
 
 
 def correlation(outputs: torch.Tensor, kind: str = "cosine") -> torch.Tensor:
     """Return the correlation matrix C (N, N) float64 of a model's outputs (N, K) on N samples.
 
     kind: "cosine": C_ij = 1 - cos(o_i, o_j), the default of the official code; "rbf": exp(-|u_i - u_j|^2) with u the
-    outputs scaled to length 1.
+    outputs scaled to length 1. An output of zeros, as a pruned network may give, has no direction: its cosine with
+    every other sample counts as 0.
     Raises CompanionError for another kind and for outputs that have no correlation (`check_outputs`).
 
     >>> correlation(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))

@@ -1,7 +1,7 @@
 """Ways to damage images that a fingerprint may use as its queries; JPEG goes through Pillow, on bytes.
 
-The JPEG qualities of severities 1 to 5 are those that the `imagecorruptions` package uses, as far as we remember. All
-other strengths are our own choice for 32x32 images.
+The JPEG qualities of severities 1 to 5 are those of the corruption benchmark behind the `imagecorruptions` package, as
+several public copies of its code have them. All other strengths are our own choice for 32x32 images.
 """
 
 import io

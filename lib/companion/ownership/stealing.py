@@ -16,7 +16,7 @@ from torch import nn
 
 from companion.errors import CompanionError
 from companion.models.frozen import frozen
-from companion.ownership.checks import check_images
+from companion.ownership.checks import check_ball, check_gradient, check_images
 from companion.training import TrainingConfig, features, logits, train
 
 
@@ -113,17 +113,19 @@ def pgd(
     """Return adversarial images (B, C, H, W): `steps` signed gradient steps up the cross-entropy inside the eps-ball.
 
     eps, step: in the range [0, 1] of a pixel (the ball is of the largest difference); the start is the image itself.
-    The model is used in evaluation mode and left as it was. Raises CompanionError for a negative eps or step.
+    The model is used in evaluation mode and left as it was. Raises CompanionError for a negative eps or step
+    and for a model that gives no gradient.
     """
     check_images(images, "images to attack")
-    if eps < 0 or step < 0 or steps < 0:
-        raise CompanionError(f"PGD with eps {eps}, step {step}, {steps} steps: expected numbers that are not negative.")
+    check_ball(eps, step, steps)
     low, high = (images - eps).clamp(0, 1), (images + eps).clamp(0, 1)
     found = images.clone()
     with frozen(model), torch.enable_grad():
         for _ in range(steps):
             found.requires_grad_(True)
-            (slope,) = torch.autograd.grad(F.cross_entropy(model(found), labels, reduction="sum"), found)
+            loss = F.cross_entropy(model(found), labels, reduction="sum")
+            check_gradient(loss)
+            (slope,) = torch.autograd.grad(loss, found)
             found = torch.minimum(torch.maximum(found.detach() + step * slope.sign(), low), high)
     return found.detach()
 
@@ -194,7 +196,7 @@ def fine_tune(
     check_images(images, "the thief's images")
     tuned = deepcopy(model)
     if classes is not None:
-        tuned.head = new_head(tuned.head.in_features, classes, generator)
+        tuned.head = new_head(tuned.head.in_features, classes, generator).to(tuned.head.weight.device)
     train(HeadOnly(tuned) if last_only else tuned, images, labels, config, generator)
     return tuned.eval()
 

@@ -19,7 +19,8 @@ class Plan:
     """One task of a profile, as its parameters give it.
 
     data: objects: "signs", "digits" or "cifar10"; emotion: "faces"; verification: "faces" or "orl_faces"; half: images
-    of the owner, and of the others (None takes all); held: images that neither side has; the rest as in `Settings`.
+    of the owner, of the others, and of a generated transfer (None takes all); held: images that neither side has; the
+    rest as in `Settings`.
     """
 
     data: str
@@ -33,6 +34,9 @@ class Plan:
     irrelevant: int = 6
     stolen: int = 3
     owned: int = 2
+    rates: Sequence[float] = Settings.rates
+    attack_epochs: int = Settings.attack_epochs
+    attack_steps: int = Settings.attack_steps
     people: int = 30
     device: str = "cpu"
 
@@ -45,6 +49,9 @@ class Plan:
             irrelevant=self.irrelevant,
             stolen=self.stolen,
             owned=self.owned,
+            rates=tuple(self.rates),
+            attack_epochs=self.attack_epochs,
+            attack_steps=self.attack_steps,
             training=training,
             tuning=replace(Settings.tuning, batch_size=self.batch_size),
             device=self.device,
@@ -72,14 +79,14 @@ def emotion(plan: Plan) -> tuple[Task, Part, Part]:
     owner, others = (Part(plan.data, split, {"size": plan.half}) for split in ("defender", "attacker"))
     persons = {"task": "identity", "people": 20, "first_person": 200}
     transfer = Part(plan.data, "attacker", {**persons, "size": plan.half})
-    transfer_held = Part(plan.data, "test", {**persons, "size": 500})
+    transfer_held = Part(plan.data, "test", {**persons, "size": min(500, plan.held)})
     return Task("emotion", owner, others, transfer), Part(plan.data, "test", {"size": plan.held}), transfer_held
 
 
 def verification(plan: Plan) -> tuple[Task, Part, None]:
     """Return the task of face verification: three groups of persons, for the owner, the others, and to ask about."""
     if plan.data == "orl_faces":
-        owner, others, held = (Part(plan.data, "all", {}, span, side=32) for span in ((0, 15), (15, 30), (30, 40)))
+        owner, others, held = (Part(plan.data, "all", {}, span, side=32) for span in ((0, 14), (14, 28), (28, 40)))
     else:
         owner, others, held = (
             Part(
