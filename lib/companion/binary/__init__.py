@@ -1,0 +1,1 @@
+"""Binary networks that a key reconfigures: layers, networks, keys, device binding, 1-bit storage and arithmetic."""
