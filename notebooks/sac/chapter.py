@@ -81,7 +81,7 @@ store = default_store()
 #
 # The danger in such an experiment is that a stolen model is recognised by something else than the theft. So owner and
 # thieves have disjoint halves of the images; irrelevant models are trained on the **thieves'** half, with the same
-# recipe and the same architectures as the extracted ones, and differ from them in the labels alone. Fine-tuned and
+# recipe and the same architectures as the extracted ones, and differ from them only in who taught them. Fine-tuned and
 # pruned models keep the source's architecture, so a control asks whether irrelevant models *of that architecture* look
 # stolen too.
 #
@@ -190,10 +190,13 @@ variants = {
     for name, arena in arenas.items()
     for variant in arena.variants
 }
+intervals = {}
 for (name, variant), found in variants.items():
     for family, one in sac.separations(found).items():
         run.number(f"auc.{name}.{variant}.{family}", one.auc, n=one.stolen * one.irrelevant)
-    run.number(f"auc.{name}.{variant}.mean", sac.mean_auc(found))
+    stream = arenas[name].zoo.generator("interval", variant)
+    intervals[name, variant] = sac.mean_auc_interval(found, stream)
+    run.number(f"auc.{name}.{variant}.mean", sac.mean_auc(found), ci=intervals[name, variant])
 for name, arena in arenas.items():
     run.number(f"control.{name}", sac.architecture_control(arena, variants[name, "jpeg"]))
 
@@ -261,11 +264,18 @@ rows = []
 for name, arena in arenas.items():
     for family in arena.thefts:
         found = {variant: sac.separations(variants[name, variant])[family].auc for variant in arena.variants}
-        rows.append([name, sac.NAMES[family], *(found.get(variant) for variant in sac.VARIANT_NAMES)])
-table = pd.DataFrame(rows, columns=["task", "theft", *sac.VARIANT_NAMES.values()]).round(3)
+        shown = {variant: f"{value:.2f}" for variant, value in found.items()}
+        rows.append([name, sac.NAMES[family], *(shown.get(variant) for variant in sac.VARIANT_NAMES)])
+    found = {variant: (sac.mean_auc(variants[name, variant]), intervals[name, variant]) for variant in arena.variants}
+    shown = {variant: f"{mean:.2f} [{ci.low:.2f}, {ci.high:.2f}]" for variant, (mean, ci) in found.items()}
+    rows.append([name, "mean [95 %]", *(shown.get(variant) for variant in sac.VARIANT_NAMES)])
+table = pd.DataFrame(rows, columns=["task", "theft", *sac.VARIANT_NAMES.values()])
 run.table("variants", table.fillna("-"), caption="AUC by choice of samples. SAC-w has no meaning for embeddings.")
 
 # %% [markdown]
+# The intervals come from drawing the models of every family anew, with the source held fixed. Where those of two columns
+# overlap widely, this run alone cannot tell which samples are better; that takes several seeds.
+#
 # Two further choices: the kernel of the correlation matrix, and what a model tells. The label-only variant sees the
 # predicted class alone, as a vector with 0.01 in the other places.
 

@@ -115,6 +115,18 @@ def test_architecture_control_asks_for_the_sources_architecture():
         sac.architecture_control(SimpleNamespace(zoo=zoo), found)
 
 
+def test_the_interval_of_a_mean_auc_draws_models_anew():
+    apart = {"irrelevant": np.array([3.0, 4.0, 5.0]), "fine_tune_all": np.array([1.0, 2.0])}
+    one = sac.mean_auc_interval(apart, generator(0))
+    assert (one.low, one.high) == (1, 1)
+    mixed = {"irrelevant": np.array([1.0, 2.0, 3.0]), "extract_label": np.array([1.0, 2.5]), **{"transfer": np.ones(2)}}
+    mixed["transfer_irrelevant"] = np.ones(2)
+    found = sac.mean_auc_interval(mixed, generator(0))
+    assert 0 < found.low < sac.mean_auc(mixed) < found.high < 1
+    assert found == sac.mean_auc_interval(mixed, generator(0))
+    assert found.low >= 0.25 and found.high <= 0.75  # transfer is a coin, always
+
+
 def test_a_matched_auc_counts_pairs_of_one_architecture():
     families = {"extract_label": ["a", "b"], "irrelevant": ["a", "b", "a"], "fine_tune_all": ["c"]}
     zoo = SimpleNamespace(family=lambda name: SimpleNamespace(architectures=families[name]))

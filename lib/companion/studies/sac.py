@@ -15,6 +15,7 @@ from companion.ownership.correlation import correlation, correlation_distance
 from companion.ownership.corruptions import CORRUPTIONS, JPEG_QUALITY, corrupt, jpeg
 from companion.ownership.evaluation import Separation, auc, separation
 from companion.ownership.fingerprints import label_only, normal
+from companion.statistics import Interval
 from companion.studies.sac_arena import Arena
 from companion.training import features, logits
 
@@ -207,6 +208,26 @@ def mean_auc(found: Distances, without: Sequence[str] = ()) -> float:
         if not family.endswith("irrelevant") and family not in without
     ]
     return float(np.mean(values))
+
+
+def mean_auc_interval(found: Distances, generator: torch.Generator, resamples: int = 1000) -> Interval:
+    """Return the 95 % percentile bootstrap interval of `mean_auc`: the models of every family are drawn anew.
+
+    The source, and the images, stay as they are, so the interval does not tell how the next source would fare.
+    """
+
+    def drawn(family):
+        size = (resamples, len(found[family]))
+        return found[family][torch.randint(size[1], size, generator=generator).numpy()]  # (R, models)
+
+    strangers = {name: drawn(name) for name in found if name.endswith("irrelevant")}
+    means = []
+    for family in found:
+        if family not in strangers:
+            own, others = drawn(family)[:, :, None], strangers[strangers_to(family)][:, None, :]
+            means.append(((others > own) + 0.5 * (others == own)).mean((1, 2)))
+    low, high = np.quantile(np.mean(means, axis=0), [0.025, 0.975])
+    return Interval(float(low), float(high), 0.95, "bootstrap")
 
 
 def compare_corruptions(arena: Arena, severity: int, count: int) -> dict[str, float]:
