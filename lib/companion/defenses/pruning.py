@@ -104,7 +104,7 @@ class Stopping:
     """
 
     success: float = 0.1
-    patience: float = 0.1
+    patience: float = 0.2
     most: float = 0.5
 
 
