@@ -101,3 +101,21 @@ def test_iterates_are_the_way_to_the_attack():
     shorter = replace(BUDGET, steps=3, step=BUDGET.size)
     assert torch.equal(kept[1], attack(entry.method, models, pixels, labels, shorter, 7))
     assert isinstance(BUDGET, Budget)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_passes_hold_no_more_points_than_batches_are_made_for(name):
+    method = ALL[name].method
+    pixels, labels = images()
+    models, extra = resources(ALL[name])
+    largest = 0
+
+    def look(module, inputs):
+        nonlocal largest
+        largest = max(largest, len(inputs[0]))
+
+    for model in models:
+        model.register_forward_pre_hook(look)
+    attack(method, models, pixels, labels, BUDGET, 7, **extra, **goal(ALL[name], labels))
+    declared = max(method.source.together(BUDGET.steps) * method.transform.copies, method.objective.together)
+    assert largest == declared * len(pixels) or name == "gap"  # a generator asks no network

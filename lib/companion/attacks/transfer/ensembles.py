@@ -28,6 +28,10 @@ class VarianceReduced(Source):
         """One a network, and two an inner step of which the first is at the current images."""
         return self.members + 2 * self.inner
 
+    def together(self, steps: int) -> int:
+        """The two points of an inner step."""
+        return 2
+
     def __call__(self, state: State, field) -> torch.Tensor:
         """Return gradients (B, C, H, W)."""
         start = state.images
@@ -53,6 +57,10 @@ class OneOfMany(Source):
     def points(self, step: int, steps: int) -> int:
         """As the source that is asked."""
         return self.base.points(step, steps)
+
+    def together(self, steps: int) -> int:
+        """As the source that is asked."""
+        return self.base.together(steps)
 
     def __call__(self, state: State, ask) -> torch.Tensor:
         """Return gradients (B, C, H, W)."""

@@ -30,7 +30,12 @@ class Bound:
 
 
 class Objective:
-    """What all objectives share: by default, binding takes no gradient."""
+    """What all objectives share: by default, binding takes no gradient.
+
+    together: how many points of an image go through the network at once in binding.
+    """
+
+    together = 1
 
     def setup(self, steps: int) -> int:
         """Return how many gradients of one network `bind` takes, an image."""
@@ -108,6 +113,11 @@ class FeatureImportance(Objective):
     masks: int = 30
     drop: float = 0.3
 
+    @property
+    def together(self) -> int:
+        """All masks at once."""
+        return self.masks
+
     def setup(self, steps: int) -> int:
         """One a mask."""
         return self.masks
@@ -128,6 +138,11 @@ class NeuronAttribution(Objective):
 
     layer: Layer = 0
     along: int = 30
+
+    @property
+    def together(self) -> int:
+        """All points of the path at once."""
+        return self.along
 
     def setup(self, steps: int) -> int:
         """One a point of the path."""

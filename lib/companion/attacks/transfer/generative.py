@@ -18,7 +18,7 @@ class PerturbationGenerator(nn.Module):
     before the tanh: without it, training ends at a uniform change of brightness, where tanh gives no gradient.
     """
 
-    def __init__(self, channels: int, width: int = 24):
+    def __init__(self, channels: int, width: int = 16):
         super().__init__()
         self.layers = nn.Sequential(
             nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(),
@@ -42,7 +42,7 @@ def train_generator(
     epochs: int = 5,
     batch_size: int = 50,
     learning_rate: float = 1e-3,
-    width: int = 24,
+    width: int = 16,
 ) -> PerturbationGenerator:
     """Return a generator trained with Adam so that the surrogate's probability of the true class becomes small.
 

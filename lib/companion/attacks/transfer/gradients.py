@@ -21,6 +21,10 @@ class Source:
         """Return how many gradients of one network step `step` of `steps` takes."""
         return 1
 
+    def together(self, steps: int) -> int:
+        """Return how many points of an image are asked for in one pass; by default all of a step."""
+        return self.points(0, steps)
+
 
 @dataclass(frozen=True)
 class Plain(Source):
@@ -133,6 +137,10 @@ class PenalisedNorm(Source):
         """Two a neighbour."""
         return 2 * self.neighbours
 
+    def together(self, steps: int) -> int:
+        """The neighbours."""
+        return self.neighbours
+
     def __call__(self, state: State, field) -> torch.Tensor:
         """Return gradients (B, C, H, W)."""
         near = _neighbours(state, self.neighbours, self.radius)
@@ -158,6 +166,10 @@ class ReversePerturbation(Source):
         """The gradient, and the search once it has begun."""
         return 1 + self.inner * (step >= math.floor(self.late * steps))
 
+    def together(self, steps: int) -> int:
+        """One after the other."""
+        return 1
+
     def __call__(self, state: State, field) -> torch.Tensor:
         """Return gradients (B, C, H, W)."""
         worst = torch.zeros_like(state.images)
@@ -176,6 +188,10 @@ class Generated(Source):
     def points(self, step: int, steps: int) -> int:
         """None: the generator's training paid for them."""
         return 0
+
+    def together(self, steps: int) -> int:
+        """The image itself."""
+        return 1
 
     def __call__(self, state: State, field) -> torch.Tensor:
         """Return perturbations (B, C, H, W). Raises `CompanionError` without a generator."""
