@@ -33,7 +33,7 @@ SCHEDULES = {
     "resnet": TrainingConfig(epochs=8),
     "mobile": TrainingConfig(epochs=8),
     "mixer": TrainingConfig(epochs=12, learning_rate=0.1),
-    "vit": TrainingConfig(epochs=30, learning_rate=0.15, batch_size=48),
+    "vit": TrainingConfig(epochs=60, learning_rate=0.15, batch_size=48, crop_padding=1),
     ROBUST: TrainingConfig(epochs=12),
 }
 """How each network is trained."""
@@ -75,22 +75,26 @@ def build_lab(
     eps: float,
     train_count: int | None = None,
     effort: float = 1.0,
+    epochs: Mapping[str, int] | None = None,
     widths: Mapping[str, int] | None = None,
     device: str = "cpu",
 ) -> Lab:
     """Train the networks `names` on `data` and choose the first `count` test images that all of them get right.
 
     names: families, and "robust" for a CNN trained on FGSM examples of size eps; train_count: training images, None
-    for all; effort: times the epochs of SCHEDULES; widths: of families, where not their defaults.
+    for all; effort: times the epochs of SCHEDULES; epochs: of networks, instead of that; widths: of families, where
+    not their defaults.
     Raises `CompanionError` for an unknown name, and where no image is classified correctly by all networks.
     """
     networks = {}
     for name in names:
         if name not in SCHEDULES:
             raise CompanionError(f'unknown network "{name}": expected some of {", ".join(SCHEDULES)}.')
-        networks[name] = train_surrogate(
-            _recipe(name, data, seed, eps, train_count, effort, widths), store, device
-        ).model
+        config = replace(SCHEDULES[name], epochs=max(1, round(effort * SCHEDULES[name].epochs)))
+        if epochs and name in epochs:
+            config = replace(config, epochs=epochs[name])
+        recipe = _recipe(name, data, seed, eps, train_count, config, widths)
+        networks[name] = train_surrogate(recipe, store, device).model
     train, test = (catalogue.load(data, split) for split in ("train", "test"))
     answers = {name: logits(model, test.images) for name, model in networks.items()}
     right = torch.stack([found.argmax(1) == test.labels for found in answers.values()]).all(0)
@@ -109,9 +113,8 @@ def _on(device: str, data: ImageSet) -> ImageSet:
     return replace(data, images=data.images.to(device), labels=data.labels.to(device))
 
 
-def _recipe(name, data, seed, eps, train_count, effort, widths) -> SurrogateRecipe:
+def _recipe(name, data, seed, eps, train_count, config, widths) -> SurrogateRecipe:
     family = "cnn" if name == ROBUST else name
-    config = replace(SCHEDULES[name], epochs=max(1, round(effort * SCHEDULES[name].epochs)))
     settings = {"width": widths[family]} if widths and family in widths else {}
     return SurrogateRecipe(
         data, family, count=train_count, robust_eps=eps if name == ROBUST else 0.0, settings=settings, training=config,

@@ -133,24 +133,30 @@ def summaries(
     return result
 
 
-def family_gaps(lab: Lab, found: Mapping[str, Outcome], source: str, at: int) -> dict[str, np.ndarray]:
-    """Return how much more often each single-source attack fools unseen CNNs than the ViT, image by image, (N,)."""
-    cnns = [name for name in lab.undefended(source) if name in CNNS]
+def family_gaps(lab: Lab, found: Mapping[str, Outcome], source: str, stranger: str, at: int) -> dict[str, np.ndarray]:
+    """Return how much more often each single-source attack fools unseen CNNs than `stranger`, image by image, (N,).
+
+    stranger: the network of another family.
+    """
+    cnns = [name for name in lab.undefended(source, stranger) if name in CNNS]
     gaps = {}
     for name, outcome in found.items():
         step = at if at in outcome.steps else None
-        gaps[name] = outcome.of(*cnns, at=step) - outcome.of("vit", at=step)
+        gaps[name] = outcome.of(*cnns, at=step) - outcome.of(stranger, at=step)
     return gaps
 
 
-def family_matrix(lab: Lab, outcomes: Mapping[str, Outcome]) -> dict[str, float]:
-    """Return the mean success from CNNs to other CNNs, from CNNs to the ViT, and from the ViT to CNNs, in [0, 1]."""
-    cnns = [name for name in lab.undefended() if name in CNNS]
+def family_matrix(lab: Lab, outcomes: Mapping[str, Outcome], stranger: str) -> dict[str, float]:
+    """Return the mean success from CNNs to other CNNs ("within"), to `stranger` ("across"), and from it ("back").
+
+    outcomes: by source; stranger: the network of another family. Values lie in [0, 1].
+    """
+    cnns = [name for name in lab.undefended(stranger) if name in CNNS]
     among = [outcomes[one].of(other).mean() for one in cnns for other in cnns if one != other]
     return {
-        "cnn_to_cnn": float(np.mean(among)),
-        "cnn_to_vit": float(np.mean([outcomes[one].of("vit").mean() for one in cnns])),
-        "vit_to_cnn": float(outcomes["vit"].of(*cnns).mean()),
+        "within": float(np.mean(among)),
+        "across": float(np.mean([outcomes[one].of(stranger).mean() for one in cnns])),
+        "back": float(outcomes[stranger].of(*cnns).mean()),
     }
 
 
