@@ -1,0 +1,1 @@
+"""Small vision networks at work: training with AdamW, dense prediction, spectra."""
