@@ -295,8 +295,8 @@ run.number("architecture.smallest_gap", 100 * min(gap.mean() for gap in gaps.val
 # %% [markdown]
 # From one CNN to another MI reaches {glue:text}`architecture.within:.1f` % on average, from CNNs to the transformer
 # {glue:text}`architecture.across:.1f` %, and from the transformer back to the CNNs {glue:text}`architecture.back:.1f` %.
-# Transfer is not symmetric. The last row shows a surrogate that is hard to attack itself: what fools the adversarially
-# trained network uses what others look at as well.
+# Transfer is not symmetric. The last row shows a surrogate that is hard to attack itself. One reading of it: what fools
+# the adversarially trained network has to use what the others look at as well.
 
 # %% [markdown]
 # ## More steps
@@ -505,7 +505,8 @@ run.figure(
     figure,
     {"norm": norms, "success": blacks},
     alt="Scatter of black-box success against the mean L2 norm of the perturbation, one named point a method.",
-    caption="Norm and transfer at one L-infinity budget; colours are the groups of the taxonomy, -FGSM is left out.",
+    caption=f"Norm and transfer at one L-infinity budget (Spearman's correlation {rho:.2f}, 95 % interval over methods "
+    f"{bound.low:.2f} to {bound.high:.2f}); colours are the groups of the taxonomy, -FGSM is left out.",
 )
 
 # %% [markdown]
@@ -527,7 +528,8 @@ run.figure(
     figure,
     {"rank": ranks, "success": blacks},
     alt="Scatter of black-box success against the mean rank of the true class, one named point a method.",
-    caption="Methods above the others at one rank fool networks without pushing the true class far down.",
+    caption=f"Methods above the others at one rank fool networks without pushing the true class far down (Spearman's "
+    f"correlation {rho:.2f}, 95 % interval over methods {bound.low:.2f} to {bound.high:.2f}).",
 )
 
 # %% [markdown]
@@ -545,7 +547,8 @@ rho, bound = study.rank_correlation(*pairs, generator(seed, "peers"))
 run.number("peers.transferattack", rho, n=len(common), ci=bound)
 rows = [[chosen[name].title, 100 * table[name].black.mean(), theirs[name]] for name in common]
 frame = pd.DataFrame(rows, columns=["method", "ours [%]", "TransferAttack [%]"]).round(1)
-caption = "Black-box means, ours and (on seven ImageNet networks) TransferAttack's, for their order only. "
+caption = "Black-box means, ours and (on seven ImageNet networks) TransferAttack's, for their order only: Spearman's "
+caption += f"correlation {rho:.2f}, 95 % interval over methods {bound.low:.2f} to {bound.high:.2f}. "
 run.table("peers", frame, caption=caption + published.TRANSFER_ATTACK_SOURCE + ".")
 
 # %%
@@ -556,7 +559,8 @@ rho, bound = study.rank_correlation(ours, zhao, generator(seed, "zhao"))
 run.number("peers.zhao", rho, n=len(ours), ci=bound)
 stages = [f"{loss}, {share} of the steps" for loss in published.ZHAO for share in ("1/15", "1/3", "all")]
 frame = pd.DataFrame({"loss and stage": stages, "ours [%]": ours, "Zhao et al. [%]": zhao}).round(1)
-caption = "Targeted black-box success, ours and the mean over eight pairs of ImageNet networks. "
+caption = "Targeted black-box success, ours and the mean over eight pairs of ImageNet networks: Spearman's correlation "
+caption += f"{rho:.2f}, 95 % interval over losses and stages {bound.low:.2f} to {bound.high:.2f}. "
 run.table("targeted-losses", frame, caption=caption + published.ZHAO_SOURCE + ".")
 
 # %%
@@ -602,10 +606,10 @@ run.finish()
 #
 # ## What failed, what was guessed, what differs
 #
-# - **The transformer is no hard target here.** On ImageNet transformers resist what CNNs' gradients make. A transformer
-#   trained by SGD on some thousand digits falls to them about as often as another CNN does, while its own examples hardly
+# - **The transformer is no hard target here.** On ImageNet transformers resist what CNNs' gradients make. On the
+#   digits, a transformer trained by SGD falls to them about as often as another CNN does, while its own examples hardly
 #   travel. A first, worse trained one was the easiest target of all. So at this scale the claim about architecture
-#   depends on how well the target was trained; that transfer depends on the pair of networks remains.
+#   depends on how well the target was trained. What remains is that transfer depends on the pair of networks.
 # - **Small images change the ranking.** Shuffling and turning blocks, or dropping most of a residual branch's gradient,
 #   helps where images are large and networks are deep. A shuffled digit of 16 pixels is no digit, and a net with three
 #   blocks has little to skip. Low rows of SIA, BSR and SGM say nothing about ImageNet. The other way round, smoothing a
