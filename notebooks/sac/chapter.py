@@ -460,6 +460,12 @@ run.finish()
 # - **Quality is a confounder.** The distance of an irrelevant model depends on how good it is: a good one is near to a
 #   good source. A thief whose copy is *worse* than the irrelevant models is hidden by his own failure. The zoo table
 #   stands at the top for that reason.
+# - **How much a thief is told.** In this run SAC-JC's AUC for extraction by labels is
+#   {glue:text}`auc.objects.jpeg.extract_label:.2f` (objects) and {glue:text}`auc.emotion.jpeg.extract_label:.2f`
+#   (emotion), for extraction by probabilities {glue:text}`auc.objects.jpeg.extract_probability:.2f` and
+#   {glue:text}`auc.emotion.jpeg.extract_probability:.2f`. A label tells less of the source than a vector of probabilities,
+#   and from a few thousand labels a copy may learn the task rather than the source's habits. The authors' networks are
+#   much larger and trained far longer, so a low value here does not contradict theirs.
 # - **Not all thefts are equally hard to see.** A fine-tuned or pruned classifier starts as the source and stays near it as
 #   long as the training is short; an extracted one shares no weight with it. For embeddings it may be the other way
 #   round: extraction imitates the very relations that SAC compares, and fine-tuning to other persons moves them.
