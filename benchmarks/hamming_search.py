@@ -6,7 +6,8 @@
 faiss is no dependency of the book; the first line puts it beside, and without it only the NumPy rows are printed.
 First mAP@1,000: the usual evaluation multiplies codes of -1 and 1, sorts all distances with argsort and counts; a
 fairer one sorts our packed distances with a stable argsort (NumPy's radix sort for bytes). Ours must give the usual
-one's value where its sort is stable. Then the ranking alone beside faiss.IndexBinaryFlat, whose distances must be ours. Printed: best of several rounds in processor time on one thread.
+one's value where its sort is stable. Then the ranking alone beside faiss.IndexBinaryFlat, whose distances must be ours.
+Printed: best of several rounds in processor time on one thread.
 """
 
 import argparse
@@ -26,7 +27,7 @@ CLASSES = 10
 
 
 def clustered_codes(count: int, bits: int, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return codes (count, bits) of truth values around their class's centre, a third of the bits flipped, and labels."""
+    """Return codes (count, bits) of truth values around the centre of their class, and labels."""
     centres = np.random.default_rng(0).random((CLASSES, bits)) < 0.5
     labels = draw.integers(CLASSES, size=count)
     return centres[labels] ^ (draw.random((count, bits)) < 0.33), labels
