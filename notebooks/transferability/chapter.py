@@ -247,10 +247,11 @@ run.figure(
 
 # %% [markdown]
 # Momentum and variance tuning are the ladder of the literature: from I-FGSM with {glue:text}`blackbox.ifgsm:.1f` % to MI
-# with {glue:text}`blackbox.mi:.1f` % and VMI with {glue:text}`blackbox.vmi:.1f` %. Overlapping intervals in the figure are
-# methods that these images cannot tell apart. The defended network is another matter: MI fools it on
-# {glue:text}`robust.mi:.1f` % of the images, TI on {glue:text}`robust.ti:.1f` %. And the column *white box* is no guide to
-# *black box*: I-FGSM has {glue:text}`whitebox.ifgsm:.1f` % at home.
+# with {glue:text}`blackbox.mi:.1f` % and VMI with {glue:text}`blackbox.vmi:.1f` %. Where intervals overlap widely, these
+# images hardly tell the methods apart (all methods attack the same images, so a difference can be surer than the two
+# intervals look). The defended network is another matter: MI fools it on {glue:text}`robust.mi:.1f` % of the images, TI on
+# {glue:text}`robust.ti:.1f` %. And the column *white box* is no guide to *black box*: I-FGSM has
+# {glue:text}`whitebox.ifgsm:.1f` % at home.
 
 # %% [markdown]
 # ## From every network to every network
