@@ -27,6 +27,14 @@ def test_tokens_and_mean_features_have_the_promised_form():
     assert torch.allclose(pooled_features(backbone, images, 2), tokens.mean(1), atol=1e-6)
 
 
+def test_images_of_another_side_are_resized_and_must_be_square():
+    backbone = build_backbone(SMALL, generator(0))
+    flat = torch.full((2, 1, 24, 24), 0.25)
+    assert torch.allclose(tokens_of(backbone, flat), tokens_of(backbone, flat[..., :16, :16]), atol=1e-5)
+    with pytest.raises(CompanionError, match="expected square"):
+        tokens_of(backbone, flat[..., :16])
+
+
 def test_weights_come_from_the_generator_and_leave_the_global_state():
     before = torch.random.get_rng_state()
     first, second, third = (build_backbone(SMALL, generator(seed)).state_dict() for seed in (0, 0, 1))

@@ -181,7 +181,7 @@ def test_the_papers_recipe_at_tiny_size(store):
         TINY | {"backbone": backbone, "tuning": rate, "joint": False, "warmup": {"epochs": 0, "batch_size": 50}}
     )
     scene = wch.open_scene(paper, 0, store)
-    assert scene.queries.shape == (1, 32, 32)
+    assert scene.queries.shape == (1, 16, 16), "resized by the backbone, a batch at a time"
     method = wch.tuned_codes(scene, wch.TRAINED["wch"], store, SHORT)
     assert wch.precisions(scene, method.codes[16]).shape == (40,)
     with pytest.raises(CompanionError, match="cannot be read"):

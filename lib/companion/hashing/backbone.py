@@ -8,6 +8,7 @@ short run. Source: Dosovitskiy et al., ICLR 2021.
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from companion.errors import CompanionError
@@ -55,20 +56,34 @@ class BackboneConfig:
 class TokenViT(nn.Module):
     """Patch embedding, learned positions, pre-norm blocks; no class token and no final norm.
 
-    Images (B, C, side, side) float32 in [0, 1] go in as 4 x - 2; `forward` gives the patch tokens (B, L, D).
+    Images (B, C, S, S) float32 in [0, 1] go in as 4 x - 2, resized to `side` if S differs; `forward` gives the patch
+    tokens (B, L, D). Raises CompanionError for images that are not square.
     """
 
     def __init__(self, config: BackboneConfig):
         super().__init__()
+        self.side = config.side
         self.patch_embed = nn.Module()
         self.patch_embed.proj = nn.Conv2d(config.channels, config.width, config.patch, stride=config.patch)
         self.pos_embed = nn.Parameter(torch.randn(1, config.tokens, config.width) * 0.02)
         self.blocks = nn.Sequential(*[_Block(config) for _ in range(config.depth)])
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the tokens (B, L, D) of images (B, C, side, side)."""
-        patches = self.patch_embed.proj(4 * images - 2).flatten(2).transpose(1, 2)  # (B, L, D)
+        """Return the tokens (B, L, D) of images (B, C, S, S)."""
+        patches = self.patch_embed.proj(_fitted(images, self.side)).flatten(2).transpose(1, 2)  # (B, L, D)
         return self.blocks(patches + self.pos_embed)
+
+
+def _fitted(images: torch.Tensor, side: int) -> torch.Tensor:
+    """Return images (B, C, S, S) as the transformers take them: of the given side, from -2 to 2."""
+    if images.shape[-1] != images.shape[-2]:
+        raise CompanionError(
+            f"images of {tuple(images.shape[1:])} were given to a transformer of {side}x{side} pixels: expected square "
+            "ones, which it resizes. Crop or pad them first."
+        )
+    if images.shape[-1] != side:
+        images = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
+    return 4 * images - 2
 
 
 class _Block(nn.Module):
@@ -109,6 +124,7 @@ class _TimmTokens(nn.Module):
         super().__init__()
         from timm.models.vision_transformer import VisionTransformer  # takes seconds to import
 
+        self.side = config.side
         self.trunk = VisionTransformer(
             img_size=config.side,
             patch_size=config.patch,
@@ -127,7 +143,7 @@ class _TimmTokens(nn.Module):
             block.attn.fused_attn = False  # the fused kernel's gradient is not deterministic on a GPU
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.trunk.forward_features(4 * images - 2)
+        return self.trunk.forward_features(_fitted(images, self.side))
 
 
 def build_backbone(config: BackboneConfig, generator: torch.Generator) -> nn.Module:

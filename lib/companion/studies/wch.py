@@ -147,12 +147,9 @@ def make_arena(description: Mapping) -> Arena:
 
 
 def whole(arena: Arena) -> ImageSet:
-    """Return all images of an arena's data, at the side that its backbone takes."""
+    """Return all images of an arena's data; its backbone resizes them where it takes another side."""
     parts = [catalogue.load(arena.data, split, **arena.options) for split in arena.splits]
     images, labels = torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts])
-    side = arena.backbone.side
-    if images.shape[-1] != side:
-        images = _resized(images, side)
     return replace(parts[0], images=images, labels=labels, split="all")
 
 
@@ -161,12 +158,6 @@ def images_of(arena: Arena, seed: int) -> tuple[ImageSet, ImageSet, ImageSet]:
     everything = whole(arena)
     roles = assign(everything.labels, arena.rule, generator(seed, "roles"), arena.limit)
     return tuple(everything.subset(chosen) for chosen in (roles.queries, roles.train, roles.database))
-
-
-def _resized(images: torch.Tensor, side: int) -> torch.Tensor:
-    if images.shape[-1] != images.shape[-2]:
-        raise CompanionError(f"images of {tuple(images.shape[1:])}: expected square ones, to resize them to {side}.")
-    return nn.functional.interpolate(images, size=(side, side), mode="bilinear", antialias=True).clamp(0, 1)
 
 
 def open_scene(arena: Arena, seed: int, store: ModelStore, device: str = "cpu") -> Scene:
