@@ -165,7 +165,7 @@ run.figure(
 # ### Binary layers
 #
 # A sign has no useful slope, so training invents one. The **straight-through estimator** {cite}`hubara2016binarized`
-# lets the gradient pass where $|x| < 1$; ReActNet {cite}`liu2020reactnet` uses the slope of a piecewise polynomial
+# lets the gradient pass where $|x| \le 1$; ReActNet {cite}`liu2020reactnet` uses the slope of a piecewise polynomial
 # (from Bi-Real Net {cite}`liu2018bireal`),
 #
 # $$ \frac{\partial \operatorname{sign}(x)}{\partial x} \approx \max(0,\ 2 - 2|x|). $$
@@ -173,7 +173,7 @@ run.figure(
 # `companion.binary.binarize` has both. `companion.binary.layers.KeyedConv` is the convolution with $B_m$; its gradient
 # sums what all tasks want of a latent weight, each in the sign of its own key:
 #
-# $$ \frac{\partial L}{\partial W} = \mathbb{1}[|W| < 1] \odot \sum_m \frac{\partial L_m}{\partial B_m} \odot K_m. $$
+# $$ \frac{\partial L}{\partial W} = \mathbb{1}[|W| \le 1] \odot \sum_m \frac{\partial L_m}{\partial B_m} \odot K_m. $$
 #
 # Each task has a batch norm of its own (`TaskBatchNorm`), and in the ReActNet-like network its own shifts and slopes
 # (`RSign`, `RPReLU`). The head is binary and keyed too; it has as many outputs as the task with the most classes needs.

@@ -5,6 +5,8 @@ The sign of 0 is +1 everywhere, so that one bit says everything: 1 for +1, 0 for
 
 import torch
 
+_ABOVE_ONE = 1 + 2.0**-23  # the next float32; hardtanh's own gradient stops at its limits
+
 
 def sign(values: torch.Tensor) -> torch.Tensor:
     """Return +1.0 where `values` >= 0 and -1.0 elsewhere, float32, without a gradient."""
@@ -20,7 +22,7 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         (values,) = ctx.saved_tensors
-        return torch.ops.aten.hardtanh_backward(gradient, values, -1.0, 1.0)
+        return torch.ops.aten.hardtanh_backward(gradient, values, -_ABOVE_ONE, _ABOVE_ONE)
 
 
 class _Piecewise(torch.autograd.Function):
@@ -36,7 +38,9 @@ class _Piecewise(torch.autograd.Function):
 
 
 def straight_through(values: torch.Tensor) -> torch.Tensor:
-    """Return sign(values); the gradient passes unchanged where |value| < 1 and is 0 elsewhere.
+    """Return sign(values); the gradient passes unchanged where |value| <= 1 and is 0 elsewhere.
+
+    At exactly 1 it passes, or weights that are clipped to [-1, 1] could never come back.
 
     Source: the straight-through estimator of Hubara et al., Binarized Neural Networks, 2016.
     """
