@@ -16,7 +16,7 @@ from companion.store import ModelStore
 from companion.studies import countermeasures as study
 
 ONE = FleetTraining(epochs=1, batch_size=10)
-ARENA = study.Arena("digits", 12, (12, 20), ONE, ONE, ONE, width=2)
+ARENA = study.Arena("digits", 12, (12, 20), ONE, ONE, ONE, ONE, width=2)
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +99,21 @@ def test_abs_sees_only_what_counts_and_seed_images_are_in_turn(checked):
         study.seed_images(held, 90)
 
 
+def test_summaries_of_abs_leave_out_what_has_no_victim():
+    nobody = torch.zeros(0, 2)
+    found = study.abs_summary({4: torch.tensor([[0.9, 0.1]]), 8: nobody}, torch.zeros(3, 2), (16, 36), 16, 4, 0.8)
+    assert found == {"detected.usual": 100, "alarm.default": 0, "alarm.generous": 0}
+    some = torch.tensor([0.5])
+    found = study.reasr_summary({("conv2", 0.1): some, ("conv2", 0.02): some * 0.5, ("conv4", 0.1): nobody[:, 0]})
+    assert found == {"conv2.high_rate": 50, "conv2.low_rate": 25}
+
+
+def test_targets_and_shadows_are_trained_on_equally_large_pools():
+    clean, patch = ARENA.targets("clean", 2), ARENA.targets("patch", 2)
+    assert clean.enlarged and clean.training == patch.training == ARENA.target_training
+    assert ARENA.shadows("clean", 2, "train").enlarged
+
+
 def test_changed_verdicts_by_hand():
     reasr = torch.tensor([[0.75, 0.9], [1.0, 1.0], [0.1, 0.2]])
     assert study.changed(reasr, (0.7, 0.8)) == pytest.approx(1 / 3)
@@ -111,7 +126,7 @@ def test_mntd_over_fleets(store, checked):
     meta = study.meta_classifier(*sides["train"], *sides["validation"], 3, ARENA.held(), config, 0)
     found = study.tested(meta, checked["clean"], checked["badnets"])
     assert found.scores.shape == (5,) and found.trojaned.tolist() == [False] * 3 + [True] * 2
-    deep = study.trained(ARENA.victims("patch", 2, architecture="resnet"), store, ARENA.held())
+    deep = study.trained(ARENA.targets("patch", 2, "resnet"), store, ARENA.held())
     deep = replace(deep, success=torch.ones(2))
     assert study.tested(meta, checked["clean"], deep).auc >= 0
     with pytest.raises(CompanionError, match="9 shadows of each side"):

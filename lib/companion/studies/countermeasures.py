@@ -46,8 +46,8 @@ class Arena:
 
     data: a manifest's name; per_class: training images of each class; share: (start, stop), the images of each class
     that the defender of MNTD has for shadows, disjoint from the former; training, shadow_training: of victims and of
-    shadows; deep_training: of the deeper architectures; width: of the first convolution; side: of the corner patch;
-    rate: of poisoned images; seed: of a run.
+    shadows; deep_training: of the deeper architectures; target_training: of the networks that MNTD is tested on;
+    width: of the first convolution; side: of the corner patch; rate: of poisoned images; seed: of a run.
     """
 
     data: str
@@ -56,6 +56,7 @@ class Arena:
     training: FleetTraining
     shadow_training: FleetTraining
     deep_training: FleetTraining
+    target_training: FleetTraining
     width: int = 8
     side: int = 4
     rate: float = 0.05
@@ -83,6 +84,15 @@ class Arena:
             training=replace(training, epochs=round(training.epochs * 10 / classes)),
             **{"side": self.side, "rate": self.rate, "seed": self.seed, "settings": {"width": self.width}} | changes,
         )
+
+    def targets(self, kind: str, count: int, architecture: str = "conv2") -> FleetRecipe:
+        """Return the recipe of `count` networks that MNTD is tested on: "clean", "patch" or "blend".
+
+        Clean and Trojaned ones take the same number of steps.
+        """
+        seed = int(torch.randint(2**31, (), generator=generator(self.seed, "targets")))
+        recipe = self.victims(kind, count, architecture=architecture, seed=seed, enlarged=kind == "clean")
+        return replace(recipe, training=self.target_training)
 
     def shadows(self, kind: str, count: int, part: str) -> FleetRecipe:
         """Return the recipe of `count` of the defender's shadows, "jumbo" or "clean" ones; part: names a draw."""
@@ -241,6 +251,31 @@ def seed_images(held: ImageSet, each: int) -> tuple[torch.Tensor, torch.Tensor]:
         )
     chosen = torch.stack(columns, 1).flatten()
     return held.images[chosen], held.labels[chosen]
+
+
+def abs_summary(
+    by_side: dict[int, torch.Tensor], quiet: torch.Tensor, sizes: Sequence[int], size: int, side: int, bound: float
+) -> dict[str, float]:
+    """Return shares of networks flagged, in percent: of the usual and the largest trigger at the default size, and of
+    clean networks at the default and at the largest size. by_side, quiet: REASR (m, sizes). What has no network is
+    left out."""
+    column = list(sizes).index(size)
+    tables = {
+        "detected.usual": by_side[side][:, column],
+        "detected.large": by_side[max(by_side)][:, column],
+        "alarm.default": quiet[:, column],
+        "alarm.generous": quiet[:, len(sizes) - 1],
+    }
+    return {name: 100 * float((values > bound).double().mean()) for name, values in tables.items() if len(values)}
+
+
+def reasr_summary(reasr: dict[tuple[str, float], torch.Tensor]) -> dict[str, float]:
+    """Return mean REASR in percent: of conv2 at the lowest and the highest rate with victims, of all at the highest."""
+    named = {key: 100 * float(values.mean()) for key, values in reasr.items() if len(values)}
+    highest = max(rate for _, rate in reasr)
+    found = {f"{name}.high_rate": value for (name, rate), value in named.items() if rate == highest}
+    lower = [value for (name, rate), value in sorted(named.items()) if name == "conv2" and rate < highest]
+    return found | ({"conv2.low_rate": lower[0]} if lower else {})
 
 
 def changed(reasr: torch.Tensor, bounds: Sequence[float]) -> float:
