@@ -132,6 +132,9 @@ def margins(model: nn.Module, subject: Subject, held: ImageSet) -> torch.Tensor:
 DEPLOYMENTS = ("float32", "tflite", "fbgemm", "qnnpack", "pytorch_fbgemm", "pytorch_qnnpack")
 """The float model; three emulators of 8-bit models; and what PyTorch really makes for two engines."""
 
+CONTROLS = ("float32", "pytorch_fbgemm")
+"""Deployments of models that are no candidates for waking up."""
+
 
 def deployed(subject: Subject, name: str, calibration: torch.Tensor) -> nn.Module:
     """Return a model as one of DEPLOYMENTS."""
@@ -275,7 +278,7 @@ def ablated(arena: Arena, network: str, seed: int, store: ModelStore, name: str,
 PREPARED = {"tflite": ("tflite",), "fbgemm": ("fbgemm",), "qnnpack": ("qnnpack",), "all": tuple(QUANTIZERS)}
 """For whom stage 2 prepares a model."""
 
-ROOM_BITS = (4, 5, 6, 7, 8)
+ROOM_BITS = (4, 5, 6, 8)
 """Bits of the weights that an attack without our additions to stage 1 prepares for."""
 
 RECORDED_STAGES = {"main": ("clean", "dormant"), "side": ("dormant",), "further": ()}
