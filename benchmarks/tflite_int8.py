@@ -139,7 +139,7 @@ def _convert(tf, model: dict, about: dict, kind: str) -> bytes:
     @tf.function(input_signature=[tf.TensorSpec([1, *size], tf.float32)])
     def logits(images):
         maps = _run(tf, about["program"], images, model)
-        features = tf.nn.max_pool2d(maps, maps.shape[1:3], 1, "VALID")
+        features = tf.nn.max_pool2d(maps, list(maps.shape[1:3]), 1, "VALID")
         flat = tf.reshape(features, [-1, maps.shape[3]])
         return tf.matmul(flat, tf.constant(model["head.weight"].T)) + tf.constant(model["head.bias"])
 
@@ -206,12 +206,13 @@ def _compare(converted: bytes, model: dict, layers: list[str]) -> tuple[int, int
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_content=converted, num_threads=1)
+    interpreter.allocate_tensors()
     constants = []
     for detail in interpreter.get_tensor_details():
         if detail["dtype"] == np.int8 and len(detail["shape"]) in (2, 4):
             try:
                 constants.append(interpreter.get_tensor(detail["index"]).astype(int))
-            except ValueError:  # an activation
+            except ValueError:  # an activation without memory of its own
                 continue
     compared = foreign = 0
     for name in layers:
