@@ -409,9 +409,9 @@ run.table("speed", pd.DataFrame(rows, columns=columns).round(1), caption="Packed
 # %% [markdown]
 # Of the logits of the VGG-like network, {glue:text}`packed.equal.vgg:.0f` % are the same number bit for bit. Speed is as
 # found on the machine of this page, and no test depends on it: the packed network runs at
-# {glue:text}`seconds.vgg.ratio:.2f` times the speed of float32. The float path is a tuned library, the packed path is
-# NumPy, which spends its time on cutting patches and on one pass over memory for each word. What the bits save for
-# certain is memory.
+# {glue:text}`seconds.vgg.ratio:.2f` times the speed of float32. The float path is a tuned library; the packed path is NumPy,
+# and at these widths it spends most of its time on cutting and packing patches, not on counting
+# (`benchmarks/packed_inference.py` times the parts). What the bits save for certain is memory.
 
 # %% [markdown]
 # ## Keys and devices
@@ -611,9 +611,11 @@ run.finish()
 #
 # ## What failed, what was guessed, what differs
 #
-# - **Capacity decides the first claim.** The loss by sharing grows with $M$ and shrinks with the number of binary weights
-#   and with training time. The paper's networks are larger and were trained for longer, so a failure here says that a
-#   small network cannot hold so many tasks, not that theirs cannot.
+# - **Capacity decides the first claim.** The loss by sharing grows with $M$ and with fewer bits, and it is not the same
+#   for all tasks: look at the sounds beside the digits. The paper's networks are larger and surely trained for longer, so
+#   a failure here says that a small network trained for seconds cannot hold so many tasks, not that theirs cannot.
+# - **Spread.** Two trainings of one recipe with other seeds differ by several points on the harder tasks, alone as well
+#   as together, so a drop of one seed means little. That is why verdicts wait for three.
 # - **Chance needs care.** A wrong key gives an unrelated random network. Its accuracy is not exactly guessing for a given
 #   key: it scatters, because all its errors go the same way. Look at means over keys, and at the luckiest one.
 # - **The simulated fingerprint is kind.** Independent, unbiased cells with one noise level; no ageing, no temperature.
