@@ -612,7 +612,7 @@ run.finish()
 # ## What failed, what was guessed, what differs
 #
 # - **Capacity decides the first claim.** The loss by sharing grows with $M$ and with fewer bits, and it is not the same
-#   for all tasks: look at the sounds beside the digits. The paper's networks are larger and surely trained for longer, so
+#   for all tasks: look at the sounds beside the digits. The paper's networks are larger and probably trained for longer, so
 #   a failure here says that a small network trained for seconds cannot hold so many tasks, not that theirs cannot.
 # - **Spread.** Two trainings of one recipe with other seeds differ by several points on the harder tasks, alone as well
 #   as together, so a drop of one seed means little. That is why verdicts wait for three.
