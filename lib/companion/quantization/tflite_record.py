@@ -14,7 +14,7 @@ from companion.errors import CompanionError
 from companion.quantization.victims import Recipe, source_key
 from companion.statistics import Proportion
 
-DIGEST = "57c8b05d037d376d2b3955aeca78662170c5c26061f73f1e34276c66367417e7"
+DIGEST = "ff9359b871a0d17505ee93624cfdc194e40a1fbd08ad67f7776dd4b34437c433"
 
 
 @dataclass(frozen=True)
