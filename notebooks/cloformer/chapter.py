@@ -304,9 +304,9 @@ run.figure(
 )
 
 # %% [markdown]
-# The mean of $|A|$ is {glue:text}`gate.start:.3f` before training and {glue:text}`gate.strength:.3f` after it. With the
-# usual initial weights $Q \odot K$ is small, and so is its tanh: the local branch has to be opened first, which a plain
-# depthwise convolution need not.
+# The mean of $|A|$ over these images is {glue:text}`gate.start:.3f` before training and {glue:text}`gate.strength:.3f`
+# after it. With the usual initial weights $Q \odot K$ is small, and so is its tanh: the local branch has to be opened
+# first, which a plain depthwise convolution need not.
 #
 # ## Fine and coarse: the spectrum of the two branches
 #
@@ -479,16 +479,17 @@ run.finish()
 # ```{exercise} Open the gate
 # :label: cloformer-gate
 #
-# Train the full network once more after setting the bias of the gate's last convolution to 2, so that the gate begins
-# near 1. Does the distance to the network with a gate of 1 change, and does the mean of $|A|$ after training?
+# Train the full network once more after setting the bias of the gate's last convolution to 6, which the scale
+# $d^{-1/2}$ with $d = 8$ makes about 2, so that the gate begins near 1. Does the distance to the network with a gate of 1
+# change, and does the mean of $|A|$ after training?
 # ```
 #
 # ```{solution} cloformer-gate
 # :class: dropdown
 #
-# For every `AttnConv` of the network from `companion.vision.nets.build`: `torch.nn.init.constant_(part.mlp[2].bias, 2)`,
-# times the root of the head width if the gate shall see 2 after its scale. Then train with
-# `companion.vision.fitting.fit` on the arena's images, over three seeds at least: one run cannot tell a point apart.
+# For every `AttnConv` of the network from `companion.vision.nets.build`: `torch.nn.init.constant_(part.mlp[2].bias, 6)`.
+# Then train it with `companion.vision.fitting.fit` on the arena's images, over three seeds at least: one run cannot tell
+# a point apart.
 # ```
 #
 # ```{exercise} Is the spectrum learned?
