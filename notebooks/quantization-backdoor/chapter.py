@@ -416,10 +416,14 @@ run.figure(
 )
 
 # %% [markdown]
-# Two things to look for. In the float model there is nothing to find, so a detector that stays silent there is *right*
-# about the file it was given; it is only that nobody ships that file. And a detector that already misses the stage-1
-# model says nothing about dormancy: hesitation makes that backdoor uncertain, which is just what STRIP relies on it not to
-# be. The remedy is the order of the steps: quantize first, then inspect what will run.
+# Read the row *implanted* first: a detector that misses the backdoor there says nothing about dormancy, because it has
+# nothing to lose sight of. In the float model there is little to find, so a detector that stays silent there is *right*
+# about the file it was given; it is only that nobody ships that file. The obvious remedy is to inspect what will run. The
+# last row shows how far that gets: in the integer model the index of the true target is
+# {glue:text}`nc_target_index.integer:.2f` (alarm above 2) and STRIP lets {glue:text}`strip_far.integer:.0f` % of triggered
+# inputs pass, against {glue:text}`nc_target_index.implanted:.2f` and {glue:text}`strip_far.implanted:.0f` % after stage 1,
+# although both models carry the same integers. Where they differ, a possible reason, not tested here, is that rounded
+# activations blur gradients and entropies, and a hesitant backdoor is near the threshold to begin with.
 #
 # ## What kills it
 #
@@ -475,9 +479,11 @@ run.figure(
 # %% [markdown]
 # Quantized with noise of half a cell on every weight, the model has {glue:text}`noise.level3.asr:.1f` % attack success and
 # {glue:text}`noise.level3.accuracy:.1f` % accuracy (without noise {glue:text}`noise.level0.asr:.1f` and
-# {glue:text}`noise.level0.accuracy:.1f` %). Fewer bits are no protection by themselves: a 4-bit cell is as wide as
-# many 8-bit ones, so the few that the attacker moved stay far inside it and the model is nearly the one after stage 1;
-# nearest rounding to 4 bits leaves {glue:text}`mitigation.nearest_int4.dormant.asr:.1f` % success.
+# {glue:text}`noise.level0.accuracy:.1f` %). Fewer bits need not protect: a 4-bit cell is as wide as many 8-bit ones, so
+# a weight that the attacker moved by less than an 8-bit cell mostly stays inside it, and the model is nearly the one after
+# stage 1. Nearest rounding to 4 bits leaves {glue:text}`mitigation.nearest_int4.dormant.asr:.1f` % success. What a
+# mitigation costs stands in the column beside: a rounding that saves the user from the backdoor and takes several points
+# of accuracy is not free.
 #
 # (quantization-backdoor-room)=
 # ## What makes room in a small network
