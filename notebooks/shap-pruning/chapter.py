@@ -45,7 +45,7 @@ crop_padding = 2
 precision = "float32"
 per_class = 1  # clean images of each class that the defender has
 pool_size = 1000  # the defender's images, of which more are used where more are allowed
-nc_steps = 200
+nc_steps = 150
 inversion_steps = 200
 walks = 200
 block = 1  # neurons removed at once in a walk
@@ -55,11 +55,11 @@ leaders = 12
 oracle_players = 10
 oracle_walks = [10, 30, 100, 300]
 oracle_repeats = 10
-curve_images = 400
-most_pruned = 40
+curve_images = 300
+most_pruned = 32
 compared = 8  # rankings are compared over 1 to this many pruned neurons
-tuning_sizes = [1, 5, 50]  # images a class for fine-tuning
-tuning_steps = 60
+tuning_sizes = [1, 5, 20]  # images a class for fine-tuning
+tuning_steps = 40
 device = "cpu"
 
 # %%
@@ -306,9 +306,10 @@ run.figure(
 
 # %% [markdown]
 # The exact values add up to $V(N) - V(\emptyset)$ but for {glue:text}`oracle.efficiency_gap:.1e`, which is rounding. Look at
-# the right ends of the curves: the plain estimate is unbiased, so its error falls as long as one pays. The accelerated
-# ones stop improving. That is the price of the paper's shortcuts, and what it buys is the question of the next section:
-# pruning needs the *ranking* of the top neurons, not their exact values.
+# the right ends of the curves: the plain estimate is unbiased, so its error falls as long as one pays. Discarding can
+# follow it only down to what it throws away, and the greedy order has a bias that no number of walks removes. That is
+# the price of the paper's shortcuts, and what it buys is the question of the next section: pruning needs the *ranking*
+# of the top neurons, not their exact values.
 
 # %% [markdown]
 # ## How much the accelerations save
@@ -360,8 +361,8 @@ run.figure(
     {"plain": estimates["plain"].values, "quick": quick.values, "lengths": quick.lengths, "greedy": quick.greedy},
     alt="Left: accelerated against plain Shapley values of all neurons, with the diagonal. Right: histogram of walk "
     "lengths for greedy and for uniform orders.",
-    caption="Left: leaders are credited more than their due, because greedy orders remove them while the others are "
-    "still there, or less, where they stand in for each other. Right: where the saving comes from.",
+    caption="Left: a greedy order credits the leaders with nearly all others still on, and gives those others nothing, so "
+    "that ranks survive better than values. Right: where the saving comes from.",
 )
 
 # %% [markdown]
@@ -439,6 +440,10 @@ run.table("repairs", pd.DataFrame(rows, columns=columns).round(1), caption=capti
 # {glue:text}`free.loss.mean:.1f` points of accuracy. Drawn images look like noise to us, and yet they can serve reversal
 # better than photographs: the network is sure of every one of them, so a class that is reached from them with a small mask
 # stands out. Compare the columns *median mask* and *target's mask* in the table of suspects.
+#
+# A better trigger is not yet a better repair. Look for rows of the table of repairs in which the reversed trigger is dead
+# (last column) and the true one alive: there the reversed trigger hung on a neuron that the true one can do without, and
+# the defender, who sees the last column only, stopped too early.
 
 # %% [markdown]
 # ## Is it the interactions?
@@ -619,6 +624,8 @@ run.finish()
 # - **Ten images are a coarse judge.** The defender stops by its few images, each worth ten points of accuracy, and its
 #   view of success is that of the reversed trigger. The last column of the table of repairs is what it saw, the one of
 #   attack success what it got.
+# - **A constant answer looks like success or like failure.** A network with most neurons off answers one class for all
+#   images. If that is the target, attack success rises again far to the right of a pruning curve; look at accuracy there.
 #
 # <!-- press:deviations -->
 #
