@@ -555,6 +555,9 @@ run.finish()
 #
 # - **How far to trust this.** A transformer of two blocks, trained on a thousand small images, is no ImageNet ViT-B/16.
 #   A weight computed from poor tokens is a poor weight; with better ones the method may do better than here.
+# - **Seeds differ more than methods.** A loss that can lower its own weights has more than one way to go, and on some seeds
+#   it goes the wrong one. Read the parts of a verdict seed by seed before the mean of anything; a table of one training
+#   run, as papers print it, would hide this.
 # - **The last epoch counts.** The official code keeps the best epoch by mAP on the test queries, which is optimistic; here
 #   the last one is taken.
 # - **Rivals "-like".** They follow what the field knows of them, with the settings of WCH, and may be better in their own.
