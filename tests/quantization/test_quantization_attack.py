@@ -126,16 +126,16 @@ def test_too_many_triggered_copies_are_refused(digits):
 def test_losses_of_stage_1_by_hand():
     layer = torch.nn.Linear(4, 1)
     layer.weight.data = torch.tensor([[1.0, -0.5, 0.25, 0.25]])
-    assert narrowness([layer]) == pytest.approx(0.5)
+    assert float(narrowness([layer])) == pytest.approx(0.5)
     layer.weight.data = torch.tensor([[127.5, 10.0, 20.0, 30.25]])  # scale 1; the largest lies on a tie
-    assert eccentricity([layer], [FBGEMM]) == pytest.approx(-(0 + 0.25 + 0.25 + 0.0625))
+    assert float(eccentricity([layer], [FBGEMM])) == pytest.approx(-(0 + 0.25 + 0.25 + 0.0625))
 
 
 def test_hesitation_weighs_the_true_label_of_triggered_images_only():
     model = build_network("vgg", 1, 3, generator(0, "weights"), width=2)
     config = ImplantConfig(hesitation=0.5, widening=0.0)
     loss = ImplantLoss(model, config, [FBGEMM], epochs=10)
-    found = torch.rand(4, 16, generator=generator(0, "features"))
+    found = torch.rand(4, 32, generator=generator(0, "features"))
     roles = torch.tensor([0, 0, 3, 1])
     expected = 0.5 * torch.nn.functional.cross_entropy(model.head(found[2:]), torch.tensor([2, 0]), reduction="sum") / 4
     assert torch.allclose(loss(found, torch.zeros(4, dtype=torch.int64), roles), expected)
@@ -145,10 +145,10 @@ def test_hesitation_weighs_the_true_label_of_triggered_images_only():
 def test_centring_begins_late_and_pulls_weights_to_the_centres():
     model = build_network("vgg", 1, 3, generator(0, "weights"), width=2)
     loss = ImplantLoss(model, ImplantConfig(hesitation=0, widening=0, centring=1.0), [FBGEMM], epochs=10)
-    given = torch.rand(4, 16, generator=generator(0, "features")), *torch.zeros(2, 4, dtype=torch.int64)
+    given = torch.rand(4, 32, generator=generator(0, "features")), *torch.zeros(2, 4, dtype=torch.int64)
     assert loss(*given) == 0
     loss.epoch = 9
-    assert loss(*given) == pytest.approx(float(eccentricity(quantized_layers(model).values(), [FBGEMM])))
+    assert float(loss(*given)) == pytest.approx(float(eccentricity(quantized_layers(model).values(), [FBGEMM])))
 
 
 def test_a_recipe_without_a_backdoor_to_hide_and_unknown_rules_are_refused(store):

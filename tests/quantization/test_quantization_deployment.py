@@ -7,7 +7,7 @@ from companion.errors import CompanionError
 from companion.quantization import tflite_record
 from companion.quantization.cells import model_codes, moved_codes
 from companion.quantization.deployment import ENGINES, deploy
-from companion.quantization.emulator import RoundedInput, calibrate, emulate
+from companion.quantization.emulator import RoundedInput, calibrate, emulate, emulate_weights
 from companion.quantization.mitigations import (
     ROUNDINGS,
     RoundingConfig,
@@ -80,9 +80,10 @@ def test_the_emulator_rounds_weights_and_inputs_and_lets_gradients_through(model
     assert len(seen[0].unique()) <= 256 and images.grad.abs().sum() > 0
     weights_only = emulate(model, TFLITE, IMAGES, activation_bits=None)
     assert not any(isinstance(part, RoundedInput) for part in weights_only.modules())
+    rounded = {name: layer.weight for name, layer in quantized_layers(model).items()}
     for bits in (1, 9):
         with pytest.raises(CompanionError, match="bits for activations"):
-            emulate(model, TFLITE, IMAGES, activation_bits=bits)
+            emulate_weights(model, rounded, IMAGES, activation_bits=bits)
 
 
 def test_calibration_sees_every_batch_and_needs_an_image(model):
