@@ -167,6 +167,7 @@ def spectra(net: Trained, images: torch.Tensor) -> list[Spectrum]:
         maps = {"input": inputs[0], "local": module.local(inputs[0]), "pooled": module.pooled(inputs[0])}
         if maps["input"].shape[-1] < 4:
             return
+        maps = {name: value.cpu() for name, value in maps.items()}
         power = {name: radial_power(value)[1] for name, value in maps.items()}
         fine = {name: fine_share(value) for name, value in maps.items()}
         found.append(Spectrum(radial_power(maps["input"])[0], power, fine, maps["input"].shape[-1]))
@@ -204,7 +205,7 @@ def looks(net: Trained, images: torch.Tensor) -> Looks:
     _, module = next(iter(attentions(net.model)))
     handle = module.register_forward_hook(lambda part, inputs, output: kept.append(inputs[0]))
     with torch.no_grad():
-        net.model(images)
+        net.model(images.to(next(net.model.parameters()).device))
         handle.remove()
         (x,) = kept
         height, width = x.shape[2:]
@@ -214,7 +215,8 @@ def looks(net: Trained, images: torch.Tensor) -> Looks:
         attended = weights[:, :, query[0] * width + query[1]].mean(dim=1)
         shape = (height // module.pooled.window, width // module.pooled.window)
         local, pooled = (one.square().mean(dim=1).sqrt() for one in (gate * value, module.pooled(x)))
-    return Looks(gate.abs().mean(dim=1), attended.reshape(-1, *shape), local, pooled, query)
+    found = (gate.abs().mean(dim=1), attended.reshape(-1, *shape), local, pooled)
+    return Looks(*[one.cpu() for one in found], query)
 
 
 class DenseScore(NamedTuple):
