@@ -10,6 +10,11 @@ once for each step, or for `perturbations_per_eval` steps at once; it gets the n
 call) and our masked network (many coalitions a call), so that the two savings can be told apart. The reference for the
 ranking is a plain estimate of ours with many walks. Printed, as means over the rounds: coalitions evaluated, images
 sent through stages, processor seconds on one thread, and how much of the reference's top five and top ten is found.
+
+Found on one core, three rounds: with 20 permutations each, captum evaluates 2,241 coalitions in 2.00 s (0.37 s with our
+masks) and finds 80 % of the top five and 87 % of the top ten; ours 397 coalitions in 0.09 s, 87 % and 80 %. With 60
+accelerated walks ours takes 801 coalitions and 0.19 s for the same shares. So at like rankings 3 to 6 times fewer
+evaluations, where 10 was the aim, and 10 to 20 times less time, where 5 was.
 """
 
 import argparse
