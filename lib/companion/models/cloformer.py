@@ -292,7 +292,7 @@ class CloFormer(nn.Module):
         self.stages = nn.ModuleList(_stage(config, stage, rates) for stage in range(len(config.channels)))
         self.stage_count = len(self.stages)  # also after `prune_intermediate_layers`
         self.norm = nn.GroupNorm(1, self.num_features)
-        self.head_drop = nn.Dropout(drop_rate)
+        self.head_drop = nn.Dropout(drop_rate)  # lint: seeded by companion.vision.fitting; 0 in every profile
         self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
         self.apply(_initialise)
 
