@@ -120,6 +120,10 @@ class Outcome:
     success: torch.Tensor
     success_all: torch.Tensor
 
+    def named(self) -> dict[str, torch.Tensor]:
+        """Return the three measures (E,) by the names that metric ids use."""
+        return {"ba": self.accuracy, "asr": self.success, "asr_all": self.success_all}
+
     def means(self) -> list[float]:
         """Return the three means over episodes."""
         return [float(part.mean()) for part in (self.accuracy, self.success, self.success_all)]
@@ -158,6 +162,14 @@ def judge_all(
         queries = torch.cat([torch.cat([clean, shown[id(kind.stamp)]], 1) for kind in kinds])
         scores = few.learner(support, labels, queries, generator(seed, "adaptation"))
     return [outcome(part, episodes.answers) for part in scores.chunk(count)]
+
+
+def clean_accuracy(few: FewShot, episodes: Episodes, seed: int) -> torch.Tensor:
+    """Return the share of right queries (E,) in percent, with support sets and queries that nobody touched."""
+    with torch.no_grad():
+        support, query = few.embed(episodes.support), few.embed(episodes.query)
+        scores = few.learner(support, episodes.labels, query, generator(seed, "adaptation"))
+    return 100 * (scores.argmax(-1) == episodes.answers).float().mean(1)
 
 
 def outcome(scores: torch.Tensor, answers: torch.Tensor) -> Outcome:
