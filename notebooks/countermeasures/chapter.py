@@ -327,7 +327,9 @@ for config in grid:
 # %%
 columns = ["setting", "target accused", "false alarms", "balanced accuracy [%]"]
 grid_table = pd.DataFrame(rows, columns=columns)
-run.table("nc-settings", grid_table.round(1), caption="Neural Cleanse on the same ten-class networks under other settings.")
+run.table(
+    "nc-settings", grid_table.round(1), caption="Neural Cleanse on the same ten-class networks under other settings."
+)
 changes = np.array(verdicts).any(0) & ~np.array(verdicts).all(0)
 run.number("nc.settings.changed", 100 * changes.mean(), "%", n=len(changes))
 moved = torch.stack(spread)
@@ -469,7 +471,9 @@ for name, values in deep.items():
     flags = study.share((values > stimulation.OFFICIAL.bound).tolist())
     rows.append([name, "clean", f"{100 * float(values.mean()):.0f}", study.percent(flags)])
 columns = ["network", "poison rate", "mean REASR [%]", "flagged"]
-run.table("abs-models", pd.DataFrame(rows, columns=columns), caption="ABS by poison rate and architecture, at its default.")
+run.table(
+    "abs-models", pd.DataFrame(rows, columns=columns), caption="ABS by poison rate and architecture, at its default."
+)
 
 # %%
 for name, value in study.reasr_summary(reasr).items():
@@ -580,7 +584,9 @@ figure, axes = plots.panels(len(sets), sharey=True)
 for ax, (name, found) in zip(axes[0], answers[largest].items(), strict=True):
     for flag, label in ((False, "clean"), (True, "Trojaned")):
         values = found.scores[found.trojaned == flag]
-        ax.plot(values, np.linspace(0, 1, len(values)) + 1.2 * flag, "ox"[flag], color=plots.PALETTE[int(flag)], label=label)
+        ax.plot(
+            values, np.linspace(0, 1, len(values)) + 1.2 * flag, "ox"[flag], color=plots.PALETTE[int(flag)], label=label
+        )
     threshold = mntd.best_threshold(metas[largest].validation_scores, metas[largest].validation_labels)
     ax.axvline(0, color="grey", linewidth=1)
     ax.axvline(threshold, color="grey", linewidth=1, linestyle="--")
@@ -588,7 +594,11 @@ for ax, (name, found) in zip(axes[0], answers[largest].items(), strict=True):
 run.figure(
     "mntd-scores",
     figure,
-    {f"{name}_{what}": getattr(found, what) for name, found in answers[largest].items() for what in ("scores", "trojaned")},
+    {
+        f"{name}_{what}": getattr(found, what)
+        for name, found in answers[largest].items()
+        for what in ("scores", "trojaned")
+    },
     alt="Scores of clean and Trojaned networks in three sets, with the thresholds 0 and the validation threshold as lines.",
     caption="Each mark is a network. Solid: threshold 0; dashed: the best on validation shadows. The median would sit in "
     "the middle of whatever is tested.",
@@ -637,7 +647,9 @@ run.table("scan-rates", pd.DataFrame(rows, columns=["poison rate", "verified vic
 # %%
 figure, axes = plots.panels(1, height=2.6)
 for place, found in enumerate(by_rate.values()):
-    axes[0, 0].plot([place] * len(found.target_scores), found.target_scores.clamp(min=0.01), "o", color=plots.PALETTE[0], alpha=0.6)
+    axes[0, 0].plot(
+        [place] * len(found.target_scores), found.target_scores.clamp(min=0.01), "o", color=plots.PALETTE[0], alpha=0.6
+    )
 axes[0, 0].axhline(scan.PORT.threshold, color="grey", linewidth=1)
 axes[0, 0].axhline(0.6745, color=plots.PALETTE[1], linestyle="--", label="two classes, always")
 axes[0, 0].set(xlabel="poison rate [%]", ylabel="score of the target", yscale="log", xticks=range(len(scan_rates)))
@@ -668,7 +680,9 @@ for name, (usual, values) in cases.items():
         run.number(f"robustness.{name}.{what}", value, "%", n=len(values))
     rows.append([name, *summary.values(), usual - min(values), len(values)])
 columns = ["detector", "default", "worst case", "best case", "mean over cases", "default - worst", "cases"]
-run.table("robustness", pd.DataFrame(rows, columns=columns).round(1), caption="Balanced accuracy in percent; 50 is a coin.")
+run.table(
+    "robustness", pd.DataFrame(rows, columns=columns).round(1), caption="Balanced accuracy in percent; 50 is a coin."
+)
 
 # %%
 figure, axes = plots.panels(1, height=2.2)
