@@ -167,6 +167,12 @@ def test_the_real_lock_has_a_digest_of_every_pin(tmp_path):
     assert len(digests) == 3  # the order does not count; a condition and a version do
 
 
+def test_a_changed_mapping_names_only_its_changed_entries():
+    before = {"parameters": {"main": {"data": "digits", "training": {"epochs": 3, "rate": 0.1}, "side": 16}}}
+    after = {"parameters": {"main": {"data": "digits", "training": {"epochs": 4, "rate": 0.1}}}}
+    assert difference(before, after) == ["parameter main.side 16 -> (none)", "parameter main.training.epochs 3 -> 4"]
+
+
 def test_reasons_name_every_kind_of_change():
     before = {"cells": ["a"], "modules": {"companion.x": "1"}, "parameters": {"p": 1, "q": "a"}, "data": {"d": "1"}}
     after = {"cells": ["a", "b"], "modules": {"companion.y": "1"}, "parameters": {"p": 2}, "data": {}, "portable": True}

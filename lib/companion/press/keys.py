@@ -127,7 +127,7 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         verb = "is newly used" if old is None else "is no longer used" if new is None else "changed"
         reasons.append(f"{module_path(name)} {verb}")
     for name, old, new in _changed(before.get("parameters", {}), now.get("parameters", {})):
-        reasons.append(f"parameter {name} {_value(old)} -> {_value(new)}")
+        reasons += _parameter_reasons(name, old, new)
     for name, old, new in _changed(before.get("data", {}), now.get("data", {})):
         verb = "is newly used" if old is None else "is no longer used" if new is None else "changed"
         reasons.append(f"data set {name} {verb}")
@@ -136,6 +136,14 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     if before.get("portable") != now.get("portable"):
         reasons.append(f"portable {before.get('portable')} -> {now.get('portable')}")
     return reasons
+
+
+def _parameter_reasons(name: str, old: Any, new: Any) -> list[str]:
+    """Say how a parameter changed; of a mapping, only its entries that did."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        inner = _changed(old, new)
+        return [line for key, was, now in inner for line in _parameter_reasons(f"{name}.{key}", was, now)]
+    return [f"parameter {name} {_value(old)} -> {_value(new)}"]
 
 
 def module_path(name: str) -> str:

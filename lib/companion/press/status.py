@@ -25,6 +25,9 @@ from companion.press.runs import (
     stale_reasons,
 )
 
+WHY_WIDTH = 40  # a narrower column of reasons would make rows of one word a line
+SHORT_COLUMNS = 95  # room for the other columns
+
 COLOURS = {"fresh": "green", "stale": "yellow", "failed": "red", "missing": "dim"}
 
 
@@ -70,11 +73,14 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps([asdict(status) for status in found], indent=1, ensure_ascii=False))
         return 0
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("chapter", "profile", "seed", "state", "age", "took", "memory", "device", "why"):
-        table.add_column(column, overflow="fold")
+    for column in ("chapter", "profile", "seed", "state", "age", "took", "memory", "device"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("why", overflow="fold", min_width=WHY_WIDTH)
     for status in found:
         table.add_row(*_row(status))
-    make_console().print(table)
+    console = make_console()
+    console.width = max(console.width, SHORT_COLUMNS + WHY_WIDTH)  # a narrow terminal wraps whole lines instead
+    console.print(table)
     return 0
 
 
