@@ -741,7 +741,7 @@ run.finish()
 # - **MNTD has few shadows here.** The official meta-classifier learns from 2,048 shadows a side. Where its balanced
 #   accuracy is low already by default ({glue:text}`robustness.mntd.default:.0f` % in this run), "least robust" says that it
 #   did not work at this scale, which is weaker than saying that a change of conditions broke it.
-# - **No adaptive attack.** Nothing here was built to evade anything. [BELT](../belt/chapter) is the chapter in which it is.
+# - **No adaptive attack.** Nothing here was built to evade anything. [BELT](belt-verdicts) is the chapter in which it is.
 #
 # <!-- press:deviations -->
 #

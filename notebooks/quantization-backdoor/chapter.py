@@ -643,5 +643,5 @@ run.finish()
 #
 # The defence from which the learned rounding is taken, with an analysis of why nearest rounding matters
 # {cite}`li2024efrap`; the detectors of this chapter {cite}`wang2019neuralcleanse` {cite}`gao2019strip`, and those of the
-# [chapter on BELT](../belt/chapter); and MNTD {cite}`xu2021mntd`, which judges a network by its answers to learned
+# [chapter on BELT](belt-verdicts); and MNTD {cite}`xu2021mntd`, which judges a network by its answers to learned
 # queries.

@@ -108,7 +108,7 @@ store = default_store()
 # ## Victims
 #
 # BadNets {cite}`gu2019badnets` stamps a patch, Blended {cite}`chen2017targeted` fades a picture in, WaNet
-# {cite}`nguyen2021wanet` bends the image; these three are the plain victims of the [chapter on BELT](../belt/chapter). The
+# {cite}`nguyen2021wanet` bends the image; these three are the plain victims of the [chapter on BELT](belt-verdicts). The
 # fourth is made like the Trojan attack {cite}`liu2018trojaning`: it starts from the *clean* network, draws a patch that
 # makes two inner neurons fire, and retrains briefly, so that its trigger lives in few neurons by construction. A victim
 # below 90 % attack success has **no backdoor, and gives no verdict**.
@@ -200,7 +200,7 @@ run.figure(
 # ## Step 2: which class?
 #
 # The class with the smallest mask is the suspect. An **alarm** asks for more: an anomaly index above 2. With ten classes
-# the index is a blunt instrument, as the [chapter on BELT](../belt/chapter) shows with clean networks, so here a defender
+# the index is a blunt instrument, as the [chapter on BELT](belt-verdicts) shows with clean networks, so here a defender
 # *always* cleans the suspect, alarm or not.
 
 # %%

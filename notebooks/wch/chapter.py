@@ -186,7 +186,7 @@ run.figure(
 # / (b\,\tau)$ and $\tau = 0.3$,
 #
 # $$ L = -\frac{1}{B} \sum_{a,c} W_{ac} \log \frac{\exp z_{ac}}{\sum_k \exp z_{ak}}
-#      + \frac{1}{b} \sum_{\text{bits}} \Bigl[ \bigl(\tfrac{1}{B} \textstyle\sum_a h^1_a\bigr)^2 - \tfrac{1}{B} \sum_a (h^1_a)^2 \Bigr]. $$
+#      + \frac{1}{b} \sum_{\text{bits}} \Bigl[ \bigl(\tfrac{1}{B} \sum_a h^1_a\bigr)^2 - \tfrac{1}{B} \sum_a (h^1_a)^2 \Bigr]. $$
 #
 # The bracket balances each bit; its last term is $-1$ whatever the codes are, but through the straight-through sign its
 # gradient pushes $|\tanh|$ towards 1. `companion.hashing.objectives` has both terms. At inference there is no second view

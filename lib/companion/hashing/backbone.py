@@ -65,7 +65,7 @@ class TokenViT(nn.Module):
         self.side = config.side
         self.patch_embed = nn.Module()
         self.patch_embed.proj = nn.Conv2d(config.channels, config.width, config.patch, stride=config.patch)
-        self.pos_embed = nn.Parameter(torch.randn(1, config.tokens, config.width) * 0.02)  # lint: seeded by `build_backbone`
+        self.pos_embed = nn.Parameter(torch.randn(1, config.tokens, config.width) * 0.02)  # lint: seeded by callers
         self.blocks = nn.Sequential(*[_Block(config) for _ in range(config.depth)])
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
