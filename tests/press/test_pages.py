@@ -110,6 +110,18 @@ def test_a_formula_that_cannot_be_printed_is_named():
         to_mathml(r"\nosuchcommand{x}", False)
 
 
+@pytest.mark.parametrize(
+    ("short", "full"),
+    [
+        (r"r - \frac12 + m", r"r - \frac{1}{2} + m"),
+        (r"\frac1m \sum_i", r"\frac{1}{m} \sum_i"),
+        (r"\frac1\alpha", r"\frac{1}{\alpha}"),
+    ],
+)
+def test_a_fraction_without_braces_takes_one_character_above_and_one_below(short, full):
+    assert to_mathml(short, False) == to_mathml(full, False)
+
+
 def test_bars_of_a_norm_do_not_stretch_but_those_of_left_and_right_do():
     assert 'stretchy="false" form="postfix">‖' in to_mathml(r"\lVert x \rVert_2", False)
     assert "<mo>‖</mo>" in to_mathml(r"\left\| \frac{a}{b} \right\|", False)

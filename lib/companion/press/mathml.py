@@ -12,6 +12,8 @@ from docutils.utils.math.latex2mathml import tex2mathml
 NAMESPACE = "{http://www.w3.org/1998/Math/MathML}"
 ElementTree.register_namespace("", NAMESPACE.strip("{}"))
 ALIASES = {r"\dots": r"\ldots", r"\bm": r"\boldsymbol", r"\argmax": r"\arg\max", r"\argmin": r"\arg\min"}
+# \frac12 and \frac1m: the converter takes all digits as the numerator and what follows as the denominator
+SHORT_FRACTION = re.compile(r"(\\[dt]?frac)(?![A-Za-z])\s*([0-9A-Za-z])(?:\s*([0-9A-Za-z])|(?=\s*[{\\]))")
 ACCENTS = set("¯ˉ_‾^ˆ~˜˙¨→⃗´`˘ˇ")
 ENTITY = re.compile(r"&(?!amp;|lt;|gt;|quot;|#)\w+;")  # such as &ApplyFunction;, which only HTML knows
 ALIGNED = re.compile(r"\\(begin|end)\{(align|gather|split|eqnarray|multline)\*?\}")
@@ -24,6 +26,7 @@ def to_mathml(tex: str, block: bool) -> str:
     """Return a formula in LaTeX as MathML; raise ValueError naming what the converter does not know."""
     for name, known in ALIASES.items():
         tex = re.sub(re.escape(name) + r"(?![A-Za-z])", lambda _, known=known: known, tex)
+    tex = SHORT_FRACTION.sub(_braced, tex)
     if block:
         tex = ALIGNED.sub(r"\\\1{aligned}", re.sub(r"\\begin\{equation\*?\}|\\end\{equation\*?\}", "", tex))
         if "\\\\" in tex and r"\begin{" not in tex:
@@ -34,6 +37,11 @@ def to_mathml(tex: str, block: bool) -> str:
     except Exception as error:  # docutils raises MathError, SyntaxError and, on odd input, others
         raise ValueError(str(error).splitlines()[0] if str(error) else type(error).__name__) from None
     return BARS.sub(r'<mo stretchy="false"\2>\3</mo>', FENCED.sub(r'<\1><mo stretchy="false" form="postfix">', markup))
+
+
+def _braced(match: re.Match) -> str:
+    command, above, below = match.groups()
+    return f"{command}{{{above}}}" + (f"{{{below}}}" if below else "")
 
 
 def _index_beside_accent(markup: str) -> str:
