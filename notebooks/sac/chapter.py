@@ -529,5 +529,3 @@ run.finish()
 # {cite}`cao2021ipguard` and conferrable examples {cite}`lukas2021conferrable` are the fingerprints that it is compared
 # with; watermarks, which change the model in order to mark it, are the other family {cite}`jia2021entangled`. How models
 # are extracted in the first place is told by {cite}`tramer2016stealing`.
-#
-# <!-- press:record -->

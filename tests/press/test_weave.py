@@ -109,6 +109,19 @@ def test_a_new_paragraph_between_cells_needs_no_new_run(toy):
     assert [cell.outputs for cell in notebook.cells if cell.cell_type == "code"] == before
 
 
+def test_a_value_that_a_cell_merely_ends_with_is_not_printed(toy):
+    (path,) = (toy.root / "build/runs/laptop/belt/seed-0").glob("*/chapter.ipynb")
+    executed = nbformat.read(path, as_version=4)
+    cell = next(cell for cell in executed.cells if cell.cell_type == "code" and not cell.outputs)
+    for data in ({"text/plain": "<Legend object at 0x7f>"}, {"text/plain": "table", "text/html": "<b>a table</b>"}):
+        cell.outputs.append(nbformat.v4.new_output("execute_result", data, execution_count=1))
+    nbformat.write(executed, path)
+    shown = json.dumps(
+        [output.data for cell in woven(toy).cells for output in cell.get("outputs", []) if "data" in output]
+    )
+    assert "a table" in shown and "Legend" not in shown
+
+
 def test_claims_artifacts_and_deviations_are_printed(toy):
     text = prose(woven(toy))
     for status in ("held", "partly", "failed", "not tested"):

@@ -109,7 +109,7 @@ class _Weaver:
             shown = output.get("metadata", {}).get("companion", {})
             for kind, name in shown.items():
                 after.append(nbformat.v4.new_markdown_cell(self._exhibit(kind, name, cell, output)))
-            if not shown:
+            if not shown and not _is_echo(output):
                 woven.outputs.append(output)
         return [woven, *after]
 
@@ -240,6 +240,11 @@ def metric_said(metric: Mapping[str, Any]) -> str:
     if metric["ci"]:
         said += " [{}, {}]".format(*map(markup.number, metric["ci"]))
     return said + (f", n = {metric['n']}" if metric["n"] else "")
+
+
+def _is_echo(output: Mapping[str, Any]) -> bool:
+    """Whether an output is only the plain text of a cell's last value, such as a legend's address in memory."""
+    return output["output_type"] == "execute_result" and set(output["data"]) == {"text/plain"}
 
 
 def _tags(cell: Cell) -> list[str]:
