@@ -15,6 +15,7 @@ COMMANDS = {
     "lint": ("companion.press.lint", "check notebooks and library for unseeded randomness and house rules"),
     "lock": ("companion.press.lock", "resolve dependencies anew into requirements.lock and environment.yml"),
     "data": ("companion.data.cli", "list, fetch, verify and locate data sets"),
+    "zoo": ("companion.multimodal.cli", "train, list and verify the base models that ship with the repository"),
 }
 
 
