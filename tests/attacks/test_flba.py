@@ -14,17 +14,9 @@ from companion.attacks.flba import (
     trigger_centre,
 )
 from companion.errors import CompanionError
-from companion.fewshot.extractors import FewShot
-from companion.models.build import build_model
 from companion.seeding import generator
 
 SETTINGS = Settings(steps=6, trigger_steps=8, patch=4)
-
-
-@pytest.fixture(scope="module")
-def few():
-    model = build_model("small_cnn", 3, 4, generator(0), width=4).eval().requires_grad_(False)
-    return FewShot("protonet", model, torch.nn.Identity(), 16)
 
 
 @pytest.fixture(scope="module")

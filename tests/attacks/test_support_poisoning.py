@@ -5,17 +5,9 @@ import torch
 
 from companion.attacks import support_poisoning as poisons
 from companion.errors import CompanionError
-from companion.fewshot.extractors import FewShot
-from companion.models.build import build_model
 from companion.seeding import generator
 
 LABELS = torch.arange(3).repeat_interleave(5).expand(2, -1)
-
-
-@pytest.fixture(scope="module")
-def few():
-    model = build_model("small_cnn", 3, 4, generator(0), width=4).eval().requires_grad_(False)
-    return FewShot("protonet", model, torch.nn.Identity(), 16)
 
 
 @pytest.fixture(scope="module")
