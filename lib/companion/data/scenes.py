@@ -277,7 +277,8 @@ def _draw(codes: dict[str, torch.Tensor], dice: _Dice, side: int, clutter: float
     most = codes["shape"].shape[1]
     seen = torch.zeros(count, most, side, side)
     for i in range(most):
-        paint, cover, halo = _thing({name: codes[name][:, i] for name in codes if codes[name].ndim == 2}, codes["count"], i, dice, side, clutter)
+        codes_i = {name: code[:, i] for name, code in codes.items() if code.ndim == 2}
+        paint, cover, halo = _thing(codes_i, codes["count"], i, dice, side, clutter)
         picture = picture * (1 - 0.45 * clutter * halo * (1 - cover))
         picture = picture * (1 - cover) + paint * cover
         seen[:, :i] *= 1 - cover
@@ -349,7 +350,7 @@ def _bricks(x: torch.Tensor, y: torch.Tensor, free: torch.Tensor, noise: torch.T
 
 @lru_cache(maxsize=1)
 def _atlas() -> torch.Tensor:
-    """Signed distance to each shape's edge, negative inside: (12, _ATLAS, _ATLAS); every shape has the area of a disc."""
+    """Signed distance to each shape's edge, (12, _ATLAS, _ATLAS), negative inside; all shapes have one area."""
     step = (torch.arange(_ATLAS) + 0.5) / _ATLAS * 2 - 1
     y, x = torch.meshgrid(step * _EXTENT, step * _EXTENT, indexing="ij")
     fields = []
@@ -391,7 +392,8 @@ def _corners(shape: str) -> list[tuple[float, float]]:
         return [corner for pair in zip(outer, inner, strict=True) for corner in pair]
     if shape == "cross":
         a, b = 0.3, 0.9
-        return [(-a, -b), (a, -b), (a, -a), (b, -a), (b, a), (a, a), (a, b), (-a, b), (-a, a), (-b, a), (-b, -a), (-a, -a)]
+        quarter = [(-a, -b), (a, -b), (a, -a)]
+        return [corner for turn in range(4) for corner in _turned(quarter, turn)]
     if shape == "arrow":
         return [(-1.0, -0.27), (0.1, -0.27), (0.1, -0.75), (1.0, 0.0), (0.1, 0.75), (0.1, 0.27), (-1.0, 0.27)]
     if shape == "bolt":
@@ -406,6 +408,12 @@ def _corners(shape: str) -> list[tuple[float, float]]:
             for t in turns
         ]
     raise CompanionError(f"scenes cannot draw the shape {shape!r}; its shapes are {', '.join(SHAPES)}.")
+
+
+def _turned(corners: list[tuple[float, float]], quarters: int) -> list[tuple[float, float]]:
+    for _ in range(quarters):
+        corners = [(-y, x) for x, y in corners]
+    return corners
 
 
 def _polygon(corners: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -424,7 +432,7 @@ def _polygon(corners: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.T
 def _thing(
     codes: dict[str, torch.Tensor], counts: torch.Tensor, number: int, dice: _Dice, side: int, clutter: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The number-th thing of each scene: paint (n, 3, S, S), cover and halo (n, 1, S, S); nothing where it is absent."""
+    """The number-th thing of each scene: paint (n, 3, S, S), cover and halo (n, 1, S, S), both 0 where it is absent."""
     present = (codes["shape"] >= 0).float().view(-1, 1, 1, 1)
     codes = {name: code.clamp(min=0) for name, code in codes.items()}
     count, x_y = len(counts), _axes(side)
@@ -462,8 +470,8 @@ def _paint(codes, u, v, gap, number, dice, side, clutter) -> torch.Tensor:
     texture = codes["texture"].view(-1, 1, 1, 1)
     wave_u, wave_v = torch.sin(math.pi * u / pitch + 0.7), torch.sin(math.pi * v / pitch + 0.7)
     stripes = torch.sin(math.pi * (0.8 * u + 0.6 * v) / (0.85 * pitch))
-    dots = wave_u * wave_v * ((wave_u > 0) & (wave_v > 0)) - 0.45
-    field = torch.where(texture == 1, stripes, torch.where(texture == 2, dots * 2, wave_u * wave_v * 1.5))
+    dots = torch.cos(math.pi * u / (0.6 * pitch)) + torch.cos(math.pi * v / (0.6 * pitch)) - 0.75
+    field = torch.where(texture == 1, stripes, torch.where(texture == 2, dots, wave_u * wave_v * 1.5))
     second = ((field * 2.5 + 0.5).clamp(0, 1) if clutter else (field > 0).float()) * (texture > 0)
     tone = 1 - (1 - DARK) * second
     if not clutter:
