@@ -4,11 +4,10 @@ They are the classes that the small models of this book are built from, so a rea
 went. Weights are read from safetensors only: the older formats are pickles, which run code when they are read.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +15,21 @@ import torch
 from torch import nn
 
 from companion.errors import CompanionError
+from companion.multimodal.checkpoint_files import (
+    Checkpoint,
+    check_digests,
+    need_class,
+    need_folder,
+    read_json,
+    resolve,
+    weight_files,
+)
 from companion.multimodal.initialising import initialised_from
 from companion.seeding import generator
 
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-READ_FROM_A_HUB = ("*.safetensors", "*.json", "*.txt", "*.model")
+Place = Checkpoint | str | Path
 TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.model",))
 STEMS = {"transformers": "model", "diffusers": "diffusion_pytorch_model"}
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """Where a checkpoint is: a folder, or a name on the Hugging Face hub (`owner/model`), of which `folder` wins.
-
-    revision: commit, branch or tag of a name; network: whether a name may be downloaded, else it must lie in the hub's
-    cache on this machine; digests: {file in the checkpoint: its sha256}, which are checked before anything is read;
-    if there are any, every file of weights needs one.
-    """
-
-    folder: str | Path | None = None
-    name: str | None = None
-    revision: str | None = None
-    network: bool = False
-    digests: Mapping[str, str] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        return f"folder {self.folder}" if self.folder else f"{self.name}{f'@{self.revision}' if self.revision else ''}"
-
-
-Place = Checkpoint | str | Path
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +68,7 @@ def load_clip(place: Place, dtype: torch.dtype = torch.float32) -> Clip:
 
     Raises `CompanionError` as `load_model` does.
     """
-    folder, digests = _resolve(place)
+    folder, digests = resolve(_checkpoint(place))
     model = load_model(folder, "CLIPModel", dtype, digests=digests)
     mean, deviation = _normalisation(folder)
     return Clip(model, _tokenizer(folder), mean, deviation)
@@ -92,7 +77,7 @@ def load_clip(place: Place, dtype: torch.dtype = torch.float32) -> Clip:
 def load_diffusion(place: Place, dtype: torch.dtype = torch.float32) -> Diffusion:
     """Return the parts of a pipeline that lies as diffusers saves it: unet/, scheduler/, text_encoder/, tokenizer/, and
     vae/ if it has one; other parts (safety checkers) stay unread. Raises `CompanionError` as `load_model` does."""
-    folder, digests = _resolve(place)
+    folder, digests = resolve(_checkpoint(place))
     return Diffusion(
         unet=load_model(folder, "UNet2DConditionModel", dtype, part="unet", digests=digests),
         scheduler=_scheduler(folder / "scheduler"),
@@ -106,13 +91,13 @@ def load_diffusion(place: Place, dtype: torch.dtype = torch.float32) -> Diffusio
 
 def load_llava(place: Place, dtype: torch.dtype = torch.float32) -> Language:
     """Return a LLaVA. Raises `CompanionError` as `load_model` does."""
-    folder, digests = _resolve(place)
+    folder, digests = resolve(_checkpoint(place))
     return Language(load_model(folder, "LlavaForConditionalGeneration", dtype, digests=digests), _tokenizer(folder))
 
 
 def load_llama(place: Place, dtype: torch.dtype = torch.float32) -> Language:
     """Return a Llama, a causal language model. Raises `CompanionError` as `load_model` does."""
-    folder, digests = _resolve(place)
+    folder, digests = resolve(_checkpoint(place))
     return Language(load_model(folder, "LlamaForCausalLM", dtype, digests=digests), _tokenizer(folder))
 
 
@@ -131,14 +116,14 @@ def load_model(
     another class, weights that are not safetensors, a wrong sha256, and tensors that are missing or of another shape.
     """
     root = Path(folder)
-    _need_folder(root, "a checkpoint")
+    need_folder(root, "a checkpoint")
     here = root / part
     if part:
-        _need_folder(here, f'the part "{part}" of a checkpoint')
+        need_folder(here, f'the part "{part}" of a checkpoint')
     library, told_by, expected = CLASSES[kind]
-    _need_class(here / "config.json", told_by, expected, kind)
-    files = _weights(here, STEMS[library], kind)
-    _check_digests(root, files, digests or {})
+    need_class(here / "config.json", told_by, expected, kind)
+    files = weight_files(here, STEMS[library], kind)
+    check_digests(root, files, digests or {})
     with _quiet(), initialised_from(generator(0, "overwritten")):
         try:
             model, found = _class(library, kind).from_pretrained(
@@ -177,114 +162,8 @@ CLASSES = {
 """{class: (library, field of config.json that tells it, what stands there)}."""
 
 
-def _resolve(place: Place) -> tuple[Path, Mapping[str, str]]:
-    """Return the folder of a checkpoint and its digests, after a download where that is allowed."""
-    checkpoint = place if isinstance(place, Checkpoint) else Checkpoint(folder=place)
-    if checkpoint.folder:
-        return Path(checkpoint.folder), checkpoint.digests
-    if not checkpoint.name:
-        raise CompanionError("a checkpoint without folder and name: expected one of them. Set Checkpoint.folder.")
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = snapshot_download(
-            checkpoint.name,
-            revision=checkpoint.revision,
-            local_files_only=not checkpoint.network,
-            allow_patterns=READ_FROM_A_HUB,
-        )
-    except (OSError, ValueError) as error:  # also what the hub's client raises for HTTP, and for a name of wrong form
-        said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        remedy = (
-            "Look at the name and the connection, or download it elsewhere and give its folder."
-            if checkpoint.network
-            else "Give the folder of a checkpoint (Checkpoint.folder), or allow the download with network=True."
-        )
-        where = "could not be downloaded" if checkpoint.network else "is not on this machine, and the network is off"
-        raise CompanionError(
-            f"checkpoint {checkpoint} {where} ({said}): expected a model's name on the Hugging Face hub. {remedy}"
-        ) from error
-    return Path(folder), checkpoint.digests
-
-
-def _need_folder(path: Path, what: str) -> None:
-    if not path.is_dir():
-        kind = "a file" if path.exists() else "missing"
-        raise CompanionError(
-            f"{path} is {kind}: expected the folder of {what}, as save_pretrained writes it. Give the right folder; "
-            "a name on the Hugging Face hub goes into Checkpoint.name."
-        )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CompanionError(
-            f"{path} is missing: expected the file that save_pretrained writes beside the weights. Fetch it as well."
-        ) from None
-    except ValueError as error:
-        raise CompanionError(f"{path} is damaged ({error}): expected JSON. Fetch it again.") from error
-    if not isinstance(content, dict):
-        raise CompanionError(f"{path} holds a {type(content).__name__}: expected a mapping in JSON. Fetch it again.")
-    return content
-
-
-def _need_class(config: Path, told_by: str, expected: str, kind: str) -> None:
-    found = _read_json(config).get(told_by)
-    if found != expected:
-        raise CompanionError(
-            f'{config} has {told_by} {json.dumps(found)}: expected "{expected}", as {kind} is wanted here. Give the '
-            "folder of such a checkpoint."
-        )
-
-
-def _weights(folder: Path, stem: str, kind: str) -> list[Path]:
-    """Return the files of weights that will be read: one, or the shards that an index names."""
-    single, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
-    if single.is_file():
-        return [single]
-    if index.is_file():
-        shards = _read_json(index).get("weight_map")
-        names = set(shards.values()) if isinstance(shards, dict) else {None}
-        for name in names:
-            if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-                raise CompanionError(f"{index} names {name!r}: expected files *.safetensors beside it. Fetch it again.")
-        for path in (found := sorted(folder / name for name in names)):
-            if not path.is_file():
-                raise CompanionError(f"{path} is missing: {index.name} names it. Fetch it as well.")
-        return found
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
-    if pickles:
-        raise CompanionError(
-            f"{folder} has its weights in {', '.join(pickles[:3])} only: expected {single.name}. Such files are "
-            "pickles, which run code when they are read, so they are not. Take a checkpoint (or its revision) with "
-            "safetensors, or convert it where that does no harm: from_pretrained, then save_pretrained."
-        )
-    raise CompanionError(f"{single} is missing: expected the weights of {kind}. Fetch or save the checkpoint again.")
-
-
-def _check_digests(root: Path, weights: list[Path], digests: Mapping[str, str]) -> None:
-    if not digests:
-        return
-    without = [path.relative_to(root).as_posix() for path in weights]
-    without = [name for name in without if name not in digests]
-    if without:
-        raise CompanionError(
-            f"no sha256 was given for {', '.join(without)} in {root}, but for {', '.join(sorted(digests))}: expected "
-            "one for every file of weights. Add it to Checkpoint.digests."
-        )
-    for name, expected in sorted(digests.items()):
-        path = root / name
-        if not path.is_file():
-            raise CompanionError(f"{path} is missing: Checkpoint.digests expects it. Fetch the checkpoint again.")
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != expected.lower():
-            raise CompanionError(
-                f"{path} has the sha256 {found}, expected {expected} (Checkpoint.digests): it is damaged or another "
-                "version. Fetch it again, or correct the digest if the new version is meant."
-            )
+def _checkpoint(place: Place) -> Checkpoint:
+    return place if isinstance(place, Checkpoint) else Checkpoint(folder=place)
 
 
 def _class(library: str, name: str) -> Any:
@@ -304,9 +183,9 @@ def _settings(library: str, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def _scheduler(folder: Path) -> Any:
-    _need_folder(folder, 'the part "scheduler" of a checkpoint')
+    need_folder(folder, 'the part "scheduler" of a checkpoint')
     path = folder / "scheduler_config.json"
-    name = _read_json(path).get("_class_name")
+    name = read_json(path).get("_class_name")
     import diffusers
 
     kind = getattr(diffusers, name, None) if isinstance(name, str) and name.endswith("Scheduler") else None
@@ -319,7 +198,7 @@ def _scheduler(folder: Path) -> Any:
 
 
 def _tokenizer(folder: Path) -> Any:
-    _need_folder(folder, "a tokenizer")
+    need_folder(folder, "a tokenizer")
     remedy = f"Expected {' or '.join(' and '.join(files) for files in TOKENIZERS)}. Fetch them as well."
     if not any(all((folder / name).is_file() for name in files) for files in TOKENIZERS):
         # transformers would return one without words
@@ -337,7 +216,7 @@ def _normalisation(folder: Path) -> tuple[tuple[float, ...] | None, tuple[float,
     path = folder / "preprocessor_config.json"
     if not path.is_file():
         return None, None
-    settings = _read_json(path)
+    settings = read_json(path)
     found = [settings.get(name) for name in ("image_mean", "image_std")]
     for value in found:
         if not (isinstance(value, list) and len(value) == 3 and all(isinstance(part, int | float) for part in value)):
