@@ -4,6 +4,7 @@ Every function takes victims of `companion.studies.belt` by (attack, variant) an
 numbers; the chapter adds tables. Settings are scaled to seconds on one core, and are arguments.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -26,10 +27,7 @@ from companion.victims import Victim
 Victims = Mapping[tuple[str, str], Victim]
 
 ABS = replace(stimulation.OFFICIAL, steps=200)
-"""The official settings with fewer steps, for images of 32 x 32."""
-
-ABS_SMALL = replace(ABS, corner=4, max_size=36)
-"""For images of 16 x 16, as in the chapter on countermeasures."""
+"""The official settings with fewer steps."""
 
 META = replace(mntd.BATCHED, epochs=60)
 
@@ -46,23 +44,31 @@ class AbsRow:
     flagged: bool
 
 
-def abs_rows(victims: Victims, held: ImageSet, each: int = 2, config: stimulation.Config = ABS) -> dict[tuple, AbsRow]:
-    """Run ABS on every victim with the first `each` held-out images of every class as seed images."""
+def abs_rows(
+    victims: Victims, held: ImageSet, sizes: Sequence[int], each: int = 2, config: stimulation.Config = ABS
+) -> dict[tuple, AbsRow]:
+    """Run ABS on every victim with the first `each` held-out images of every class as seed images.
+
+    sizes: largest masks in pixels, each tried on its own from a corner of as many; they end the keys of the rows. The
+    official size is 64.
+    """
     columns = [(held.labels == label).nonzero().flatten()[:each] for label in range(len(held.classes))]
     if min(len(column) for column in columns) < each:
         raise CompanionError(f"{each} seed images of every class were asked for; {held.name} has fewer of some class.")
     chosen = torch.stack(columns, 1).flatten()  # one of each class, then the next of each
     found = {}
     for pair, victim in victims.items():
-        report = stimulation.inspect(victim.model, held.images[chosen], held.labels[chosen], config)
-        found[pair] = AbsRow(report.best, report.label == victim.plan.target, report.flagged)
+        for size in sizes:
+            settings = replace(config, max_size=size, corner=math.isqrt(size))
+            report = stimulation.inspect(victim.model, held.images[chosen], held.labels[chosen], settings)
+            found[*pair, size] = AbsRow(report.best, report.label == victim.plan.target, report.flagged)
     return found
 
 
 @dataclass(frozen=True)
 class SentinetRow:
-    """What SentiNet says: triggered images flagged, and clean ones, by the port's rule and by the boundary; means of
-    the fooled share and of the confidence over triggered images."""
+    """What SentiNet says: triggered images flagged, and clean ones, by the port's rule and by the boundary; means over
+    triggered images of the fooled share, of the confidence, and of the region's share of the image."""
 
     detected: Proportion
     alarms: Proportion
@@ -70,12 +76,16 @@ class SentinetRow:
     alarms_boundary: Proportion
     fooled: float
     confidence: float
+    region: float
 
 
-def sentinet_rows(victims: Victims, held: ImageSet, count: int, pasted_on: int, seed: int) -> dict[tuple, SentinetRow]:
+def sentinet_rows(
+    victims: Victims, held: ImageSet, count: int, pasted_on: int, seed: int, config: sentinet.Config = sentinet.PORT
+) -> dict[tuple, SentinetRow]:
     """Run SentiNet with `count` triggered and `count` clean suspicious images, each pasted on `pasted_on` others.
 
-    A second set of `count` clean images gives the boundary. All four groups are disjoint held-out images.
+    A second set of `count` clean images gives the boundary. All four groups are disjoint held-out images. config: its
+    rule does not matter, as both are used.
     """
     order = torch.randperm(len(held), generator=generator(seed, "sentinet split"))
     shuffled = held.subset(order)
@@ -88,13 +98,14 @@ def sentinet_rows(victims: Victims, held: ImageSet, count: int, pasted_on: int, 
         triggered = victim.trigger.apply(others(rest, victim.plan.target, count).images)
         layer = sentinet.layer_of(victim.model)
         groups = [
-            sentinet.examine(victim.model, layer, images, base, generator(seed, "sentinet noise"))
+            sentinet.examine(victim.model, layer, images, base, generator(seed, "sentinet noise"), config)
             for images in (triggered, clean, reference)
         ]
-        flags = [sentinet.flagged(one) for one in groups[:2]]
-        edges = [sentinet.flagged(one, sentinet.ORIGINAL, groups[2]) for one in groups[:2]]
-        shares = [Proportion(int(one.sum()), len(one)) for one in (*flags, *edges)]
-        found[pair] = SentinetRow(*shares, float(groups[0].fooled.mean()), float(groups[0].confidence.mean()))
+        rules = [replace(config, rule=rule) for rule in sentinet.RULES]
+        flags = [sentinet.flagged(one, rule, groups[2]) for rule in rules for one in groups[:2]]
+        shares = [Proportion(int(one.sum()), len(one)) for one in flags]
+        means = [float(values.float().mean()) for values in (groups[0].fooled, groups[0].confidence, groups[0].masks)]
+        found[pair] = SentinetRow(*shares, *means)
     return found
 
 
