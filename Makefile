@@ -15,7 +15,7 @@ SELECTION := $(CHAPTERS) --profile $(PROFILE) $(if $(SEEDS),--seeds $(SEEDS)) $(
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 
-.PHONY: help book run check reference status serve data test lint lock clean
+.PHONY: help book run check reference status serve data zoo test lint lock clean
 
 help: ## this list
 	@echo "Trust, but Rerun. Variables: PROFILE=smoke|laptop|real|paper CHAPTERS='belt ...' SEEDS=0,1 JOBS=2"
@@ -52,6 +52,9 @@ serve: $(INSTALLED) ## show the printed book at http://localhost:$(PORT)
 
 data: $(INSTALLED) ## list the data sets and where they were found
 	$(COMPANION) data list
+
+zoo: $(INSTALLED) ## list the base models that ship, and whether digest, recipe and sources are current
+	$(COMPANION) zoo list
 
 test: $(INSTALLED) ## every test: library, press, chapters at smoke against their references, the book in a browser
 	$(BIN)/python -m pytest $(PYTEST)

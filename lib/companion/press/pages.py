@@ -14,6 +14,7 @@ from companion.errors import CompanionError
 from companion.press import apidoc, dashboard, galleries, ledger, markup
 from companion.press.edition import Chapter, Edition
 from companion.press.weave import MARKER, failed_page, run_folder, weave
+from companion.press.zoo_table import base_models_html
 
 PARTS_HERE = "press: chapters"
 UNTOUCHED = ("_toc.yml", "papers.yml")  # files of book/ that are read here and not copied
@@ -77,6 +78,7 @@ def _fill(edition: Edition, path: Path, name: str) -> str:
         "times": lambda: markup.raw(markup.render("times.html.j2", rows=_times(edition))),
         "hub": lambda: markup.raw(_hub(edition)),
         "data-table": lambda: markup.raw(markup.render("data-table.html.j2", rows=_data_rows(edition))),
+        "base-models": lambda: markup.raw(base_models_html(edition)),
         "gallery": lambda: markup.raw(galleries.figures(edition.project)),
     }
 
