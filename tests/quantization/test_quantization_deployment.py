@@ -84,6 +84,9 @@ def test_the_emulator_rounds_weights_and_inputs_and_lets_gradients_through(model
     for bits in (1, 9):
         with pytest.raises(CompanionError, match="bits for activations"):
             emulate_weights(model, rounded, IMAGES, activation_bits=bits)
+        for quantizer in QUANTIZERS.values():
+            with pytest.raises(CompanionError, match=f"{bits} bits for activations"):
+                emulate(model, quantizer, IMAGES, activation_bits=bits)
 
 
 def test_calibration_sees_every_batch_and_needs_an_image(model):

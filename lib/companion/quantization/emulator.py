@@ -72,12 +72,11 @@ def emulate(
     to 8, or None to leave activations in float, so that the weights' rounding can be seen alone. The model "fbgemm"
     gets one bit less than 8, as PyTorch does. Raises `CompanionError` for bits outside 2 to 8 and non-finite weights.
     """
-    return emulate_weights(
-        model,
-        {name: quantizer.rounded(layer.weight.detach()) for name, layer in quantized_layers(model).items()},
-        calibration,
-        min(activation_bits, REDUCED.get(quantizer.name, 8)) if activation_bits is not None else None,
-    )
+    if activation_bits is not None:
+        check_bits(activation_bits, "activations")
+        activation_bits = min(activation_bits, REDUCED.get(quantizer.name, 8))
+    weights = {name: quantizer.rounded(layer.weight.detach()) for name, layer in quantized_layers(model).items()}
+    return emulate_weights(model, weights, calibration, activation_bits)
 
 
 def emulate_weights(
