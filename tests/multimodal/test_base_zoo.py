@@ -30,6 +30,15 @@ def place(tmp_path):
     return zoo.Place(tmp_path / "weights", tmp_path / "digests")
 
 
+@pytest.fixture(autouse=True)
+def settings_of_torch():
+    """The commands compute as a chapter's run does; put back what other tests have."""
+    mode, threads = torch.get_deterministic_debug_mode(), torch.get_num_threads()
+    yield
+    torch.set_deterministic_debug_mode(mode)
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def built(place, tmp_path):
     """Return the toy with the digest of its shipped weights."""
@@ -188,12 +197,67 @@ def test_a_base_model_reaches_its_digest_and_its_training_does_not(name):
     assert base.name == name and digest not in sources.reach(base.modules)
 
 
+@pytest.mark.parametrize("name", zoo.BASES)
+def test_what_ships_has_the_metrics_of_its_card(name):
+    if not (SHIPPED / name).is_dir():
+        pytest.skip(f"{name} is still to be built")
+    base = zoo.find(name)
+    assert not {*zoo.state_of(base)} - {"sources changed"}
+    compared = zoo.evaluate_shipped(base)
+    assert compared and all(line.close for line in compared), compared
+
+
 def test_the_zoo_lists_and_verifies_by_command(capsys):
     assert cli.main(["zoo", "list"]) == 0
     said = capsys.readouterr().out
     assert all(name in said for name in zoo.BASES) and "of at most 20 MB ship" in said
     assert cli.main(["zoo", "verify", "nonsense"]) == 2
     assert 'unknown base model "nonsense"' in capsys.readouterr().err
+
+
+@pytest.fixture
+def toy_zoo(place, tmp_path, monkeypatch):
+    """Let the commands know the toy alone, and its digest once it is written."""
+
+    def find(name):
+        digest = place.digest(name)
+        return toy(sha256=digest.read_text().split('"')[-2] if digest.exists() else "")
+
+    monkeypatch.setattr(zoo, "BASES", {"toy-line": "zoo_toys:toy"})
+    monkeypatch.setattr(zoo, "find", find)
+    monkeypatch.setattr(zoo, "Place", lambda: place)
+    monkeypatch.setenv("COMPANION_STORE", str(tmp_path / "store"))
+
+
+def test_the_commands_build_list_and_verify(toy_zoo, place, capsys):
+    def say(*words):
+        status = cli.main(["zoo", *words])
+        return status, capsys.readouterr().out
+
+    assert "not built" in say("list")[1]
+    status, said = say("verify")
+    assert status == 1 and "toy-line: WRONG" in said and "the weights of toy-line are missing" in said
+    status, said = say("build", "toy-line")
+    assert status == 0 and "24 parameters" in said and str(place.folder("toy-line")) in said
+    assert "current" in say("list")[1]
+    status, said = say("verify", "--retrain")
+    assert status == 0 and "toy-line: ok" in said and "the same weights, bit for bit" in said
+    assert said.count(": equal") == 2
+    card = place.folder("toy-line") / zoo.CARD
+    settings = json.loads(card.read_text())
+    card.write_text(json.dumps(settings | {"metrics": {"error": 0.5}}))
+    status, said = say("verify", "toy-line")
+    assert status == 1 and "card 0.5: DIFFERS" in said
+    card.write_text(json.dumps(settings | {"sources": "0" * 64}))
+    status, said = say("verify", "toy-line")
+    assert status == 0 and "sources changed: modules that the training reaches were edited" in said
+    card.write_text(json.dumps(settings | {"recipe": {}}))
+    status, said = say("verify", "toy-line")
+    assert status == 1 and "recipe changed: build it anew" in said
+    (place.folder("toy-line") / WEIGHTS).write_bytes(b"other")
+    status, said = say("verify", "toy-line")
+    assert status == 1 and "these are not the weights of toy-line" in said
+    assert "digest of the weights differs" in say("list")[1]
 
 
 def test_what_ships_is_small_and_read_from_safetensors_only():

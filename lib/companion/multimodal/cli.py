@@ -122,8 +122,9 @@ def _row(zoo, name: str) -> tuple[str, ...]:
     return megabytes, parameters, escape(_metrics(card)), escape(where), state
 
 
-def _metrics(card) -> str:
-    return ", ".join(f"{name} {_number(value)}" for name, value in card["metrics"].items())
+def _metrics(card, most: int = 4) -> str:
+    said = [f"{name} {_number(value)}" for name, value in card["metrics"].items()]
+    return ", ".join(said[:most]) + (f" and {len(said) - most} more" if len(said) > most else "")
 
 
 def _number(value: float | None) -> str:
