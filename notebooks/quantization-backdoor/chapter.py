@@ -56,6 +56,7 @@ shadows = 32  # of a side, for MNTD
 validation_shadows = 16
 shadow_share = [103, 138]  # training images of each class that MNTD's defender has
 meta_epochs = 60
+rounding_steps = 150  # of the learned rounding, on each layer
 ablation_network = "resnet"
 device = "cpu"
 
@@ -471,7 +472,7 @@ fewer = QUANTIZERS["fbgemm"].with_bits(4)
 tried = [(rounding, 8, QUANTIZERS["fbgemm"]) for rounding in (*mitigations.ROUNDINGS, "learned")]
 for rounding, bits, rule in [*tried, ("nearest", 4, fewer), ("learned", 4, fewer)]:
     for label in ("clean", "dormant") if rounding == "learned" else ("dormant",):
-        other = study.rounded(shown[label], rounding, calibration["main"], seed, rule)
+        other = study.rounded(shown[label], rounding, calibration["main"], seed, rule, rounding_steps)
         found = study.outcome(other, shown[label], held["main"])
         name = f"mitigation.{rounding.replace(' ', '_')}_int{bits}.{label}"
         run.proportion(f"{name}.accuracy", found.accuracy)

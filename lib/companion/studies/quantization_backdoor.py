@@ -240,12 +240,17 @@ LEARNED = (8, 4)
 
 
 def rounded(
-    subject: Subject, rounding: str, calibration: torch.Tensor, seed: int, quantizer: Quantizer = QUANTIZERS["fbgemm"]
+    subject: Subject,
+    rounding: str,
+    calibration: torch.Tensor,
+    seed: int,
+    quantizer: Quantizer = QUANTIZERS["fbgemm"],
+    steps: int = mitigations.RoundingConfig.steps,
 ) -> nn.Module:
-    """Return the model with weights rounded by another rule (see `mitigations.ROUNDINGS`), or "learned"."""
+    """Return the model with weights rounded by another rule (see `mitigations.ROUNDINGS`), or "learned" in `steps`."""
     stream = generator(seed, "rounding", rounding)
     if rounding == "learned":
-        config = mitigations.RoundingConfig()
+        config = mitigations.RoundingConfig(steps=steps)
         weights = mitigations.learned_rounding(subject.model, quantizer, calibration, config, stream)
     else:
         weights = mitigations.rounded_weights(subject.model, quantizer, rounding, stream)
