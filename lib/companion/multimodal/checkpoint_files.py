@@ -28,9 +28,6 @@ class Checkpoint:
     network: bool = False
     digests: Mapping[str, str] = field(default_factory=dict)
 
-    def __str__(self) -> str:
-        return str(self.folder or f"{self.name}@{self.revision or 'main'}")
-
 
 def resolve(checkpoint: Checkpoint) -> tuple[Path, Mapping[str, str]]:
     """Return the folder of a checkpoint and its digests, after a download where that is allowed.
@@ -43,6 +40,7 @@ def resolve(checkpoint: Checkpoint) -> tuple[Path, Mapping[str, str]]:
         raise CompanionError("a checkpoint without folder and name: expected one of them. Set Checkpoint.folder.")
     from huggingface_hub import snapshot_download
 
+    name = f"{checkpoint.name}@{checkpoint.revision}" if checkpoint.revision else checkpoint.name
     try:
         folder = snapshot_download(
             checkpoint.name,
@@ -59,7 +57,7 @@ def resolve(checkpoint: Checkpoint) -> tuple[Path, Mapping[str, str]]:
         )
         where = "could not be downloaded" if checkpoint.network else "is not on this machine, and the network is off"
         raise CompanionError(
-            f"checkpoint {checkpoint} {where} ({said}): expected a model's name on the Hugging Face hub. {remedy}"
+            f"checkpoint {name} {where} ({said}): expected a model's name on the Hugging Face hub. {remedy}"
         ) from error
     return Path(folder), checkpoint.digests
 
