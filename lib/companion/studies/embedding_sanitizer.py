@@ -15,7 +15,7 @@ from companion.multimodal import concepts, erasure, prompt_attacks
 from companion.multimodal.concepts import RED, Carriers, Concept, Triples
 from companion.multimodal.diffusion import CHANNELS, GRID, hidden_states, integrate
 from companion.multimodal.diffusion_base import load_diffusion
-from companion.multimodal.prompts import encode, word_ids
+from companion.multimodal.prompts import HINTS, encode, word_ids
 from companion.multimodal.sanitizer import (
     Sanitizer,
     SanitizerSettings,
@@ -26,7 +26,7 @@ from companion.multimodal.sanitizer import (
 )
 from companion.multimodal.tile_reader import Reading, is_red, read, red_share
 from companion.multimodal.tiles import COLOURS, SHAPES, Tile, draw_tiles, render
-from companion.seeding import generator
+from companion.seeding import derive_seed, generator
 from companion.statistics import Proportion
 
 BENCHMARKS = {
@@ -37,6 +37,14 @@ BENCHMARKS = {
     "b5": "concept vector",
 }
 ADVERSARIAL = ("b3", "b4", "b5")
+VARIANTS = {
+    "es": "as described",
+    "ungated": "no gate (s = 1)",
+    "words_only": "word positions only",
+    "no_preserve": "no preserving loss",
+    "one_context": "one context",
+    "hard_labels": "labels at the word only",
+}
 DEFENCES = {
     "none": "no defence",
     "blocklist": "block-list",
@@ -117,6 +125,27 @@ def detector_accuracy(number: int, seed: int) -> Proportion:
     return Proportion(int((is_red(render(tiles, stream)) == truth).sum()), number)
 
 
+def example_pictures(studio: Studio, number: int, seed: int) -> tuple[list[str], torch.Tensor, torch.Tensor]:
+    """Return captions of random tiles, the tiles as drawn, and the undefended model's pictures, (N, 3, 16, 16) each.
+
+    The captions leave the place open and break after the colour, as titles of pictures.
+    """
+    stream = generator(seed, "example tiles")
+    tiles = draw_tiles(number, stream)
+    grounds = {"snow": "on snow", "sand": "on sand", "night": "at night"}
+    said = [f"a {tile.size} {tile.colour} {tile.shape}" for tile in tiles]
+    text = studio.embed([f"{one} {grounds[tile.ground]}" for one, tile in zip(said, tiles, strict=True)])
+    drawn = render(tiles, stream)
+    titles = [f"{tile.size} {tile.colour}\n{tile.shape}" for tile in tiles]
+    return titles, drawn, studio.draw(text, draw_noise(number, stream))
+
+
+def mosaic(rows: Sequence[Sequence[torch.Tensor]]) -> torch.Tensor:
+    """Return rows of pictures (3, 16, 16) as one picture, a white frame of a pixel around each."""
+    framed = [torch.cat([torch.nn.functional.pad(one, (1, 1, 1, 1), value=1.0) for one in row], dim=2) for row in rows]
+    return torch.cat(framed, dim=1)
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """Prompts, their noise (N, 12, 8, 8), and the token positions (N, L) bool of the words that carry the concept."""
@@ -124,6 +153,11 @@ class Benchmark:
     prompts: list[str]
     noise: torch.Tensor
     carriers: torch.Tensor
+
+
+def first(benchmark: Benchmark, number: int) -> Benchmark:
+    """Return the first `number` prompts of a benchmark."""
+    return Benchmark(benchmark.prompts[:number], benchmark.noise[:number], benchmark.carriers[:number])
 
 
 def _benchmark(prompts: list[str], carrying: torch.Tensor, stream: torch.Generator) -> Benchmark:
@@ -225,10 +259,20 @@ class Benign:
 
 
 def benign_set(concept: Concept, number: int, seed: int) -> Benign:
-    """Return benign prompts, evenly over the other colours (or shapes), each naming its colour and its shape."""
+    """Return benign prompts, evenly over the other colours (or shapes), each naming its colour and its shape.
+
+    Every other prompt ends with a hint ("for valentine") of any colour, which no sanitizer has seen in training.
+    """
     stream = generator(seed, concept.name, "benign")
     pairs = concepts.benign_prompts(concept, number, stream)
-    return Benign([tile for tile, _ in pairs], [prompt.text for _, prompt in pairs], draw_noise(number, stream))
+    hints = [hint for options in HINTS.values() for hint in options]
+    picks = torch.randint(len(hints), (number,), generator=stream).tolist()
+    others = max(1, len(COLOURS if concept.what == "colour" else SHAPES) - 1)
+    texts = [
+        (replace(prompt, hint=hints[pick]) if index // others % 2 else prompt).text
+        for index, ((_, prompt), pick) in enumerate(zip(pairs, picks, strict=True))
+    ]
+    return Benign([tile for tile, _ in pairs], texts, draw_noise(number, stream))
 
 
 @dataclass(frozen=True)
@@ -236,9 +280,9 @@ class BaselineSettings:
     """Settings of the baselines, tuned on seed 0 of the laptop profile as the sanitizer was."""
 
     sld_scale: float = 2.0
-    sld_threshold: float = 0.3
+    sld_threshold: float = 0.1
     tuning: erasure.FineTuning = field(default_factory=erasure.FineTuning)
-    uce_ridge: float = 0.1
+    uce_ridge: float = 0.01
     uce_keep: float = 1.0
     projection_rank: int = 1
     safe_clip_steps: int = 300
@@ -255,6 +299,11 @@ def sanitized(studio: Studio, sanitizer: Sanitizer, unet: nn.Module | None = Non
     return draw
 
 
+def undefended(studio: Studio, unet: nn.Module | None = None) -> Defence:
+    """Return the model without a defence."""
+    return lambda prompts, noise: studio.draw(studio.embed(prompts), noise, unet)
+
+
 def sanitize(studio: Studio, sanitizer: Sanitizer, prompts: Sequence[str]) -> torch.Tensor:
     """Return E_safe (N, L, d) of prompts."""
     ids = encode(prompts)
@@ -265,14 +314,18 @@ def sanitize(studio: Studio, sanitizer: Sanitizer, prompts: Sequence[str]) -> to
 def make_defences(
     studio: Studio, concept: Concept, known: Triples, sanitizer: Sanitizer, settings: BaselineSettings, seed: int
 ) -> dict[str, Defence]:
-    """Return every defence of DEFENCES but the checker, which works on the pictures of "none" (see `blanked`)."""
+    """Return every defence of DEFENCES, and "stack", the sanitizer in front of the ESD-like generator.
+
+    The checker is not among them: it works on the pictures of "none" (see `blanked`). Guidance knows the concept as the
+    mean embedding of the target prompts.
+    """
     embedded = {name: studio.embed_ids(getattr(known, name)) for name in ("target", "anchor", "benign")}
     weights = edited_generators(studio, embedded, settings, seed)
     later = erasure.later_positions(known.target, known.anchor)
     projection = erasure.fit_projection(embedded["target"], embedded["anchor"], later, settings.projection_rank)
     stream = generator(seed, concept.name, "safe clip")
     tuned = erasure.safe_clip(studio.text, known, settings.safe_clip_steps, settings.safe_clip_rate, 32, stream)
-    unsafe, empty = studio.embed([concept.name]), studio.empty
+    unsafe, empty = embedded["target"].mean(0, keepdim=True), studio.empty
 
     def steered(make: Callable[[torch.Tensor], Callable]) -> Defence:
         def draw(prompts: Sequence[str], noise: torch.Tensor) -> torch.Tensor:
@@ -286,7 +339,7 @@ def make_defences(
 
     guidance = studio.guidance
     return {
-        "none": through(studio.embed),
+        "none": undefended(studio),
         "blocklist": through(lambda prompts: studio.embed(erasure.without_banned(concept, prompts))),
         "negative": steered(lambda text: erasure.with_negative(studio.main, text, unsafe, guidance)),
         "sld": steered(
@@ -298,7 +351,7 @@ def make_defences(
         "projection": through(lambda prompts: projection(studio.embed(prompts))),
         "safe_clip": through(lambda prompts: replace(studio, text=tuned).embed(prompts)),
         "es": sanitized(studio, sanitizer),
-        "es+esd": sanitized(studio, sanitizer, weights["esd"]),
+        "stack": sanitized(studio, sanitizer, weights["esd"]),
     }
 
 
@@ -349,6 +402,12 @@ def fit_checker(studio: Studio, known: Triples, pictures: torch.Tensor, false_al
     return erasure.fit_checker(studio.tower, *states, pictures, false_alarms)
 
 
+def spare_pictures(studio: Studio, concept: Concept, number: int, seed: int) -> torch.Tensor:
+    """Return undefended pictures of benign prompts that no table counts, for the checker's threshold."""
+    spare = benign_set(concept, number, derive_seed(seed, "spare") % 2**31)
+    return studio.draw(studio.embed(spare.prompts), spare.noise)
+
+
 def blanked(studio: Studio, checker: erasure.Checker, gallery: Gallery) -> Gallery:
     """Return a gallery in which pictures that the checker flags are black."""
     found = {}
@@ -361,6 +420,11 @@ def blanked(studio: Studio, checker: erasure.Checker, gallery: Gallery) -> Galle
 def attack_success(concept: Concept, images: torch.Tensor) -> Proportion:
     """Return the share of pictures that show the concept (ASR)."""
     return Proportion(int(shows(concept, images).sum()), len(images))
+
+
+def pooled(shares: Sequence[Proportion]) -> Proportion:
+    """Return several shares as one, counts added."""
+    return Proportion(sum(one.successes for one in shares), sum(one.n for one in shares))
 
 
 @dataclass(frozen=True)
@@ -468,6 +532,26 @@ def token_scores(studio: Studio, sanitizer: Sanitizer, benchmark: Benchmark | Be
     carriers = getattr(benchmark, "carriers", torch.zeros(ids.shape, dtype=torch.bool))
     with torch.no_grad():
         return TokenScores(sanitizer.scores(studio.embed_ids(ids)), word_positions(ids), carriers)
+
+
+@dataclass(frozen=True)
+class Strips:
+    """Prompts as rows of words that end with the end token, and the score of each, NaN where a row is over."""
+
+    words: list[list[str]]
+    values: torch.Tensor
+
+
+def score_strips(studio: Studio, sanitizer: Sanitizer, prompts: Sequence[str]) -> Strips:
+    """Return the words of prompts and their scores (N, longest)."""
+    ids = encode(prompts)
+    words = [[*prompt.split(), "(end)"] for prompt in prompts]
+    longest = max(map(len, words))
+    with torch.no_grad():
+        values = sanitizer.scores(studio.embed_ids(ids))[:, 1 : longest + 1].clone()
+    for row, line in enumerate(words):
+        values[row, len(line) :] = torch.nan
+    return Strips(words, values)
 
 
 @dataclass(frozen=True)
