@@ -1,0 +1,300 @@
+"""The experiments of the TA-Cleaner chapter: backdoored CLIPs, three repairs, one grid of learning rates, ablations."""
+
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from companion.data.scenes import SHAPES
+from companion.errors import CompanionError
+from companion.multimodal import clip_recipe, zero_shot
+from companion.multimodal.clip_base import BASE, load_clip
+from companion.multimodal.clip_defences import METHODS, Repair, repair
+from companion.multimodal.clip_network import image_embeddings
+from companion.multimodal.clip_training import ClipTraining
+from companion.multimodal.clip_victims import (
+    TARGET,
+    ClipVictim,
+    ClipVictimRecipe,
+    attackers_pairs,
+    poisoned_pairs,
+    train_clip_victim,
+)
+from companion.multimodal.pairs import Pairs, draw_examination, draw_pairs, overlapping, prompts
+from companion.seeding import generator
+from companion.statistics import Proportion
+from companion.store import ModelStore
+
+SIMPLE = ("badnet", "blended", "sig", "wanet")
+ARM_TITLES = {
+    "none": "no repair",
+    "fine_tuning": "fine-tuning",
+    "cleanclip": "CleanCLIP",
+    "ta_cleaner": "TA-Cleaner (reconstructed)",
+}
+BACKDOORED = 90.0
+"""Attack success in percent below which a victim counts as no backdoor; fixed before any victim was trained."""
+ALLOWED_LOSS = 3.0
+"""Points of accuracy on the defender's own pictures that an operating point may cost; fixed before the first run."""
+
+
+@dataclass(frozen=True)
+class Arena:
+    """Sizes of the experiment. rates: the learning rates that every arm gets; top_k: of the twelve nouns.
+
+    pairs, poison: of the attacker; clean_pairs: of the defender, who also has `validation` labelled pictures of one
+    thing; exam: test pictures of one thing; victim, repair: how both are trained (rate 0 of `repair` is not used).
+    """
+
+    pairs: int = 5000
+    poison: int = 100
+    clean_pairs: int = 640
+    validation: int = 480
+    exam: int = 960
+    top_k: int = 3
+    sub_texts: int = 16
+    rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
+    victim: ClipTraining = field(default_factory=lambda: ClipTraining(3, 128, 5e-4, 20, 0.05))
+    repair: ClipTraining = field(default_factory=lambda: ClipTraining(5, 64, 3e-4, 5, 0.05))
+
+    def recipe(self, attack: str, seed: int, **changes: object) -> ClipVictimRecipe:
+        """Return the recipe of a victim; changes: fields to replace."""
+        made = ClipVictimRecipe(attack, pairs=self.pairs, poison=self.poison, training=self.victim, seed=seed)
+        return replace(made, **changes)
+
+    def settings(self, method: str, rate: float, **changes: object) -> Repair:
+        """Return the settings of a repair at a learning rate; the target's word is excluded from replacements."""
+        training = replace(self.repair, learning_rate=rate)
+        made = Repair(method, training, sub_texts=min(self.sub_texts, training.batch_size), excluded=(TARGET,))
+        return replace(made, **changes)
+
+
+@dataclass(frozen=True, eq=False)
+class Rooms:
+    """The data of a run, each drawn from a split of its own: the defender's pairs and pictures, and the exam."""
+
+    clean: Pairs
+    validation: Pairs
+    exam: Pairs
+
+    @staticmethod
+    def drawn(arena: Arena, seed: int) -> "Rooms":
+        """Draw the rooms of a seed."""
+        return Rooms(
+            draw_pairs(arena.clean_pairs, "defender", seed),
+            draw_examination(arena.validation, seed, split="validation"),
+            draw_examination(arena.exam, seed, split="test"),
+        )
+
+
+class Seen(NamedTuple):
+    """What a model shows: accuracy on clean pictures, attack success on triggered ones, each at top-1 and top-k.
+
+    validation: accuracy on the defender's pictures; probe, probe_success: of a linear probe fitted on the defender's
+    clean pictures, on clean and on triggered test pictures.
+    """
+
+    accuracy: Proportion
+    accuracy_k: Proportion
+    success: Proportion
+    success_k: Proportion
+    validation: Proportion
+    probe: Proportion
+    probe_success: Proportion
+
+    def percent(self) -> list[float]:
+        """Return the shares in percent, in order."""
+        return [100 * share.rate for share in self]
+
+
+def look(model: nn.Module, victim: ClipVictim, rooms: Rooms, top_k: int) -> Seen:
+    """Examine a model under a victim's trigger; test pictures of the target class carry no trigger in the count."""
+    aim, labels = SHAPES.index(victim.recipe.target), rooms.exam.labels
+    plain = zero_shot.class_embeddings(model, prompts())
+    attacked = plain if victim.recipe.attack != "dual_key" else zero_shot.class_embeddings(model, victim.prompts)
+    clean, own = image_embeddings(model, rooms.exam.images), image_embeddings(model, rooms.validation.images)
+    triggered = image_embeddings(model, victim.trigger.apply(rooms.exam.images))
+    probe = zero_shot.linear_probe(own, rooms.validation.labels, len(SHAPES))
+    hit = triggered @ attacked.T
+    return Seen(
+        zero_shot.accuracy(clean @ plain.T, labels),
+        zero_shot.accuracy(clean @ plain.T, labels, top_k),
+        zero_shot.attack_success(hit, labels, aim),
+        zero_shot.attack_success(hit, labels, aim, top_k),
+        zero_shot.accuracy(own @ plain.T, rooms.validation.labels),
+        zero_shot.accuracy(zero_shot.probe_scores(probe, clean), labels),
+        zero_shot.attack_success(zero_shot.probe_scores(probe, triggered), labels, aim),
+    )
+
+
+def backdoored(seen: Seen) -> bool:
+    """Return whether a victim counts as backdoored: attack success of at least BACKDOORED percent at top-1."""
+    return 100 * seen.success.rate >= BACKDOORED
+
+
+def repaired(
+    victim: ClipVictim, clean: Pairs, settings: Repair, seed: int, store: ModelStore, room: str = ""
+) -> nn.Module:
+    """Return a victim after a repair, from the store if it is there.
+
+    room: what distinguishes `clean` from the defender's pairs of the arena ("" where it is these).
+    """
+    decisive = {
+        "kind": "CLIP repair",
+        "victim": victim.recipe,
+        "settings": settings,
+        "clean": len(clean),
+        "room": room,
+        "seed": seed,
+        "transformers": importlib.metadata.version("transformers"),
+    }
+
+    def run():
+        return repair(victim.model, clean, settings, seed).state_dict(), {}
+
+    stored = store.get_or_train(decisive, run, ("companion.studies.ta_cleaner",), BASE.sha256)
+    model = clip_recipe.construct(BASE.recipe, generator(0, "overwritten"))
+    model.load_state_dict(stored.state)
+    return model.eval()
+
+
+class Point(NamedTuple):
+    """One repair: its arm, its learning rate, what it shows, and the model."""
+
+    arm: str
+    rate: float
+    seen: Seen
+    model: nn.Module
+
+
+def sweep(
+    arena: Arena, victim: ClipVictim, rooms: Rooms, seed: int, store: ModelStore, arms: Sequence[str] = METHODS
+) -> list[Point]:
+    """Repair a victim with every arm at every learning rate of the arena."""
+    found = []
+    for arm in arms:
+        for rate in arena.rates:
+            model = repaired(victim, rooms.clean, arena.settings(arm, rate), seed, store)
+            found.append(Point(arm, rate, look(model, victim, rooms, arena.top_k), model))
+    return found
+
+
+def operating_point(points: Sequence[Point], arm: str, before: Seen) -> Point:
+    """Return the repair that a defender would take, who sees clean accuracy and no attack.
+
+    It is the highest learning rate whose accuracy on the defender's own pictures is at most ALLOWED_LOSS points below
+    the victim's; where none is, the lowest learning rate. The rule is the same for all arms.
+    """
+    own = sorted((point for point in points if point.arm == arm), key=lambda point: point.rate)
+    if not own:
+        raise CompanionError(f"no repair with {arm!r} among the points; expected one at least.")
+    floor = before.validation.rate - ALLOWED_LOSS / 100
+    fitting = [point for point in own if point.seen.validation.rate >= floor - 1e-9]
+    return fitting[-1] if fitting else own[0]
+
+
+ABLATIONS: Mapping[str, Mapping[str, object]] = {
+    "without": {"method": "cleanclip"},
+    "two": {"sub_texts": 2},
+    "few": {"sub_texts": 4},
+    "default": {},
+    "all": {"sub_texts": 1_000_000},
+    "positive": {"form": "positive"},
+    "negative": {"form": "negative"},
+    "margin": {"form": "margin"},
+    "told": {"excluded": ()},
+}
+"""What is turned in TA-Cleaner: m (at most the batch), the form of its term, the target's word let in."""
+
+ABLATION_TITLES = {
+    "without": "no sub-texts (CleanCLIP)",
+    "two": "m = 2",
+    "few": "m = 4",
+    "default": "m of this profile",
+    "all": "m = the whole batch",
+    "positive": "positive only",
+    "negative": "negative only",
+    "margin": "margin form",
+    "told": "target's word allowed",
+}
+
+
+def ablation(
+    arena: Arena, victim: ClipVictim, rooms: Rooms, rate: float, seed: int, store: ModelStore, name: str
+) -> Seen:
+    """Return what a victim shows after the repair of ABLATIONS called `name` at a learning rate."""
+    changes = dict(ABLATIONS[name])
+    if "sub_texts" in changes:
+        changes["sub_texts"] = min(int(changes["sub_texts"]), arena.repair.batch_size)
+    settings = arena.settings("ta_cleaner", rate, **changes)
+    return look(repaired(victim, rooms.clean, settings, seed, store), victim, rooms, arena.top_k)
+
+
+def with_overlap(
+    arena: Arena, victim: ClipVictim, rooms: Rooms, settings: Repair, seed: int, store: ModelStore
+) -> Seen:
+    """Return what a victim shows after a repair whose clean pairs include the originals of the poisoned ones."""
+    before, after = attackers_pairs(victim.recipe), poisoned_pairs(victim.recipe, victim.trigger)
+    count = min(int(after.poisoned.sum()), len(rooms.clean) // 2)
+    clean = overlapping(rooms.clean, before, after, count)
+    return look(repaired(victim, clean, settings, seed, store, "overlap"), victim, rooms, arena.top_k)
+
+
+def plane(models: Sequence[nn.Module], victim: ClipVictim, pictures: Pairs) -> list[dict[str, torch.Tensor]]:
+    """Return, for each model, embeddings in a plane: clean and triggered pictures, and the twelve nouns, each (., 2).
+
+    The plane holds the direction from the nouns' mean to the target's noun, and the strongest direction (principal
+    component of the clean pictures) at a right angle to it; every model has its own.
+    """
+    aim, found = SHAPES.index(victim.recipe.target), []
+    for model in models:
+        nouns = zero_shot.class_embeddings(model, victim.prompts)
+        clean, hit = (
+            image_embeddings(model, images) for images in (pictures.images, victim.trigger.apply(pictures.images))
+        )
+        first = nouns[aim] - nouns.mean(0)
+        first = first / first.norm()
+        rest = clean - clean.mean(0)
+        rest = rest - (rest @ first)[:, None] * first
+        second = torch.linalg.svd(rest, full_matrices=False).Vh[0]
+        second = second * torch.where(second[second.abs().argmax()] < 0, -1.0, 1.0)
+        axes, middle = torch.stack([first, second], 1), clean.mean(0)
+        found.append(
+            {
+                "clean": (clean - middle) @ axes,
+                "triggered": (hit - middle) @ axes,
+                "nouns": (nouns - nouns.mean(0)) @ axes,
+            }
+        )
+    return found
+
+
+class Cost(NamedTuple):
+    """What a repair costs, counted: steps, clean pairs, and pictures and texts that are encoded with gradients."""
+
+    steps: int
+    pairs: int
+    pictures: int
+    texts: int
+
+
+def cost(settings: Repair, pairs: int) -> Cost:
+    """Return the cost of a repair with so many clean pairs."""
+    size, epochs = settings.training.batch_size, settings.training.epochs
+    steps = epochs * (pairs // size)
+    doubled = 1 if settings.method == "fine_tuning" else 2
+    extra = 2 * settings.sub_texts if settings.method == "ta_cleaner" else 0
+    return Cost(steps, pairs, steps * size * doubled, steps * (size * doubled + extra))
+
+
+def base_control(victim: ClipVictim, rooms: Rooms, top_k: int) -> Seen:
+    """Return what the clean base model shows under a victim's trigger: the attack success that needs no backdoor."""
+    return look(load_clip(), victim, rooms, top_k)
+
+
+def train_all(arena: Arena, attacks: Sequence[str], seed: int, store: ModelStore) -> dict[str, ClipVictim]:
+    """Return the victim of each attack, fine-tuned from the shipped base."""
+    return {attack: train_clip_victim(arena.recipe(attack, seed), store) for attack in attacks}
