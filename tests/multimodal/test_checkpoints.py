@@ -8,17 +8,13 @@ import shutil
 
 import pytest
 import torch
+from checkpoint_toys import save_all
 from safetensors.torch import load_file, save_file
 
 from companion.errors import CompanionError
 from companion.multimodal.checkpoints import Checkpoint, load_clip, load_diffusion, load_llama, load_llava, load_model
-from companion.multimodal.initialising import initialised_from
 from companion.seeding import generator
 
-TOWER = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1}
-VISION = TOWER | {"image_size": 16, "patch_size": 8}
-TEXT = TOWER | {"vocab_size": 8, "max_position_embeddings": 8, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
-LLAMA = TOWER | {"vocab_size": 8, "max_position_embeddings": 32, "bos_token_id": 2, "eos_token_id": 3}
 IDS = torch.tensor([[2, 4, 5, 6, 3]])
 
 
@@ -36,50 +32,14 @@ def _no_network(*_):
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """Return a folder with one checkpoint a kind, and the networks themselves."""
-    import diffusers
-    import transformers
-
     root = tmp_path_factory.mktemp("checkpoints")
-    with initialised_from(generator(0, "weights")):
-        clip = transformers.CLIPModel(
-            transformers.CLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=16)
-        ).eval()
-        encoder = transformers.CLIPTextModel(transformers.CLIPTextConfig(**TEXT)).eval()
-        unet = diffusers.UNet2DConditionModel(
-            sample_size=8, block_out_channels=(8, 16), layers_per_block=1, cross_attention_dim=16, norm_num_groups=4,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), attention_head_dim=4, in_channels=3,
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), out_channels=3,
-        ).eval()  # fmt: skip
-        llama = transformers.LlamaForCausalLM(transformers.LlamaConfig(**LLAMA)).eval()
-        config = {"model_type": "clip_vision_model"} | VISION, {"model_type": "llama"} | LLAMA
-        llava = transformers.LlavaForConditionalGeneration(
-            transformers.LlavaConfig(vision_config=config[0], text_config=config[1], image_token_index=7)
-        ).eval()
-    for name, model in {"clip": clip, "llama": llama, "llava": llava}.items():
-        model.save_pretrained(root / name)
-        _words().save_pretrained(root / name)
-    encoder.save_pretrained(root / "diffusion/text_encoder")
-    unet.save_pretrained(root / "diffusion/unet")
-    diffusers.DDIMScheduler(num_train_timesteps=50).save_pretrained(root / "diffusion/scheduler")
-    _words().save_pretrained(root / "diffusion/tokenizer")
-    return root, {"clip": clip, "text_encoder": encoder, "unet": unet, "llama": llama, "llava": llava}
+    return root, save_all(root)
 
 
 @pytest.fixture
 def clip(saved, tmp_path):
     """Return a copy of the CLIP's folder, to be spoilt."""
     return shutil.copytree(saved[0] / "clip", tmp_path / "clip")
-
-
-def _words():
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    words = ["<pad>", "<unk>", "<s>", "</s>", "a", "red", "star", "<image>"]
-    inner = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    special = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
-    return PreTrainedTokenizerFast(tokenizer_object=inner, **special)
 
 
 def images(side=16):
