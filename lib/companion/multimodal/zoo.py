@@ -88,10 +88,7 @@ def find(name: str) -> BaseModel:
     if name not in BASES:
         raise CompanionError(f'unknown base model "{name}": expected one of {", ".join(BASES)}.')
     module, constant = BASES[name].split(":")
-    try:
-        return getattr(importlib.import_module(module), constant)
-    except ModuleNotFoundError as error:  # while the base models are being written
-        raise CompanionError(f"{name} is still to come: {error}.") from error
+    return getattr(importlib.import_module(module), constant)
 
 
 def build(base: BaseModel, store: ModelStore, device: str = "cpu", place: Place | None = None) -> dict[str, Any]:
