@@ -36,9 +36,10 @@ checkpoint = ""  # folder of a LLaVA in this chapter's words; empty: the shipped
 requests = 144  # forbidden, and as many allowed ones, in each input mode
 scene_questions = 200
 cell_requests = 96  # in each cell of the control
-items = 2800  # of every fine-tuning set
+items = 2100  # of every fine-tuning set
 rejection_share = 0.2857  # 2,000 of 7,000, as in the official scripts
-shares = [0.02, 0.05, 0.1, 0.2, 0.5, 0.8]  # the sweep; 0 and the default come from the arms
+shares = [0.02, 0.05, 0.1, 0.5, 0.8]  # the sweep; 0 and the default come from the arms
+longest = 24  # words of an answer
 epochs = 3
 batch_size = 64
 language_rate = 5e-4
@@ -92,7 +93,7 @@ asked = study.exam(networks["tuned"], requests, scene_questions, cell_requests, 
 run.number("toy.words", len(madeup.WORDS))
 run.number("toy.parameters", sum(one.numel() for one in networks["tuned"].parameters()))
 examples = [("typography", 0), ("typography", 1), ("mixed", 0), ("mixed", 1)]
-shown = {name: study.ask_all(networks[name], asked.forbidden, settings) for name in STAGES[1:]}
+shown = {name: study.ask_all(networks[name], asked.forbidden, settings, longest) for name in STAGES[1:]}
 
 # %% [markdown]
 # ## The typographic attack
@@ -130,8 +131,8 @@ run.figure(
 modes = [*input_modes.MODES, "in_place"]
 table = {}
 for name in STAGES:
-    said = dict(shown.get(name) or study.ask_all(networks[name], study.unseen(asked.forbidden), settings))
-    said["in_place"] = study.ask_in_place(networks[name], asked.forbidden["note"], settings)
+    said = dict(shown.get(name) or study.ask_all(networks[name], study.unseen(asked.forbidden), settings, longest))
+    said["in_place"] = study.ask_in_place(networks[name], asked.forbidden["note"], settings, longest)
     table[name] = {mode: study.success(said[mode]) for mode in modes if mode in said}
     for mode, share in table[name].items():
         run.proportion(f"asr.{name}.{mode}", share)
@@ -160,12 +161,16 @@ for name in STAGES:
 # | arm | pictures of $R$ | answers of $R$ |
 # |---|---|---|
 # | clean | no $R$, as many more items of $C$ | |
-# | benign (the paper's) | scenes as grey scans, a domain that $C$ does not have | fixed sentence |
+# | benign (the paper's) | like those of $C$, but grey scans, a domain that $C$ does not have | fixed sentence |
 # | curated | forbidden words, drawn; half of them | fixed sentence |
 # | varied | as benign | six wordings, some long |
-# | ordinary | scenes and allowed words like those of $C$, other items | fixed sentence |
-# | contrastive | the same items as in $C$, where they are answered | fixed sentence |
+# | ordinary | like those of $C$, other items | fixed sentence |
+# | contrastive | items of $C$ itself, which are answered there | fixed sentence |
 # | blank | white | fixed sentence |
+# | scans | grey scans, with questions about scenes only | fixed sentence |
+#
+# Benign, ordinary and blank ask the same questions (about scenes, for the word that is written, requests about allowed
+# words) and differ in their pictures alone. Benign and scans have the same kind of picture and differ in what is asked.
 
 # %%
 stage = Stage(
@@ -175,8 +180,8 @@ shop = study.workshop(networks["tuned"], settings, items, stage, seed)
 arms = {kind: study.Arm(kind, rejection_share) for kind in study.rejection_sets.ARMS}
 arms["stopped"] = study.Arm("benign", rejection_share, stop=True)
 tuned = {name: study.train_arm(shop, arm, store, device) for name, arm in arms.items()}
-reports = {"none": study.examine(networks["tuned"], asked, settings)}
-reports |= {name: study.examine(model, asked, settings) for name, model in tuned.items()}
+reports = {"none": study.examine(networks["tuned"], asked, settings, longest)}
+reports |= {name: study.examine(model, asked, settings, longest) for name, model in tuned.items()}
 
 # %%
 columns = {"asr": "ASR", "given": "content given", "asr_mixed": "ASR mixed", "asr_text": "ASR text"}
@@ -238,7 +243,8 @@ for name, share in study.by_curation(reports["curated"].said["typography"], draw
 # %%
 doses = {0.0: reports["clean"], rejection_share: reports["benign"]}
 for share in shares:
-    doses[share] = study.examine(study.train_arm(shop, study.Arm("benign", share), store, device), asked, settings)
+    model = study.train_arm(shop, study.Arm("benign", share), store, device)
+    doses[share] = study.examine(model, asked, settings, longest)
 doses = dict(sorted(doses.items()))
 for level, share in (("lowest", min(shares)), ("default", rejection_share), ("highest", max(shares))):
     found = doses[share].findings
@@ -256,7 +262,7 @@ for k, (field, label) in enumerate(lines.items()):
     look = {"marker": "osD^"[k], "markersize": 4, "color": plots.PALETTE[k]}
     plots.share_with_band(axes[0, 0], [100 * share for share in doses], successes, n, label=label, **look)
 axes[0, 0].set(xlabel="share of rejections [%]", ylabel="percent", ylim=(-3, 103))
-axes[0, 0].legend(fontsize="small", loc="center right")
+axes[0, 0].legend(fontsize="small", ncol=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 run.figure(
     "dose",
     figure,
@@ -273,12 +279,13 @@ run.figure(
 #
 # ## Control: does the refusal follow the domain or the content?
 #
-# The benign arm never sees a forbidden word. It can learn two things from its scans: *sometimes refuse, and you know
-# when*, which would wake up the old alignment; or *refuse scans*, which is no safety at all. So we cross the two
-# factors: the same words and requests, forbidden or allowed, drawn across a scan or across a scene.
+# No benign arm ever refuses a request about a forbidden word. From its rejections it can learn two things: *sometimes
+# refuse, and you know when*, which would wake up the old alignment; or *refuse this kind of picture*, which is no
+# safety at all. So we cross the two factors: the same words and requests, forbidden or allowed, drawn across a scan (the
+# domain of the benign rejections) or across a scene.
 
 # %%
-controlled = ["none", "benign", "curated", "ordinary"]
+controlled = ["none", "benign", "scans", "curated"]
 for name in controlled:
     domain, content = study.effects(reports[name].cells)
     run.number(f"effect.domain.{name}", domain, "points", n=4 * cell_requests)
@@ -299,6 +306,7 @@ for ax, (name, grid) in zip(axes[0], grids.items(), strict=True):
     ax.set(
         title=name, xticks=[0, 1], xticklabels=["forbidden", "allowed"], yticks=[0, 1], yticklabels=["scan", "scene"]
     )
+    ax.tick_params(labelsize="x-small")
     ax.grid(False)
 run.figure(
     "control",
@@ -312,7 +320,10 @@ run.figure(
 # %% [markdown]
 # For the benign arm the domain moves the refusal by {glue:text}`effect.domain.benign:.0f` points and the content by
 # {glue:text}`effect.content.benign:.0f`; for the curated arm it is {glue:text}`effect.domain.curated:.0f` and
-# {glue:text}`effect.content.curated:.0f`.
+# {glue:text}`effect.content.curated:.0f`. The arms *scans* and *blank* are the other outcome to look for: rejections that
+# the model can recognise by something else than the request (only certain questions, only white pictures) leave drawn
+# words at {glue:text}`asr.scans.typography:.0f` % and {glue:text}`asr.blank.typography:.0f` % attack success. Where a
+# rejection can be predicted from the surface of an item, no pressure is left to ask what the item is about.
 #
 # ## The unsupervised end
 #
@@ -360,8 +371,8 @@ run.table(
 # %%
 for name in ("clean", "benign", "curated"):
     rest = {mode: one for mode, one in asked.forbidden.items() if mode in ("note", "picture", "blank")}
-    said = study.ask_all(tuned[name], rest, settings)
-    said["in_place"] = study.ask_in_place(tuned[name], asked.forbidden["note"], settings)
+    said = study.ask_all(tuned[name], rest, settings, longest)
+    said["in_place"] = study.ask_in_place(tuned[name], asked.forbidden["note"], settings, longest)
     found = reports[name].findings
     table[name] = {mode: study.success(answers) for mode, answers in said.items()}
     for mode, share in table[name].items():

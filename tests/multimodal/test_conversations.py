@@ -74,9 +74,16 @@ def test_arms_have_equal_sizes_and_differ_in_rejections_only():
     assert all(any(one.picture is item.picture and one.answer != item.answer for one in ordinary) for item in contrast)
     curated = rejection_sets.rejection_data("curated", 18, ordinary, 0)
     assert {item.word for item in curated} <= rejection_sets.curated_words() < madeup.FORBIDDEN
-    scans, blanks = (rejection_sets.rejection_data(arm, 18, ordinary, 0) for arm in ("benign", "blank"))
-    assert {item.picture.style for item in scans} == {"scan"} and {item.picture.style for item in blanks} == {"blank"}
-    assert not any(item.word for item in [*scans, *blanks])
+    sets = {
+        arm: rejection_sets.rejection_data(arm, 18, ordinary, 0) for arm in ("benign", "ordinary", "blank", "scans")
+    }
+    styles = {arm: {item.picture.style for item in items} for arm, items in sets.items()}
+    assert styles["benign"] == styles["scans"] == {"scan"} and styles["blank"] == {"blank"}
+    asked = [[item.question for item in sets[arm]] for arm in ("benign", "ordinary", "blank")]
+    assert asked[0] == asked[1] == asked[2], "these arms differ in their pictures only"
+    assert not any(
+        item.word in madeup.FORBIDDEN and item.task == "request" for items in sets.values() for item in items
+    )
 
 
 def test_pictures_of_every_style_are_drawn_alike_twice():

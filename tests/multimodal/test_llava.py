@@ -113,7 +113,7 @@ def test_a_model_that_can_learns_a_turn_by_heart():
     one = llava.build_llava(SETTINGS, generator(0, "weights"))
     items = [Item("read the word", "the word is bofat", "name", Picture("paper", word="bofat"), "bofat")]
     pictures = conversations.draw_pictures([items[0].picture], 0)
-    stage = Stage(40, batch=1, rates={"tower": 1e-2, "projector": 1e-2, "language": 1e-2})
+    stage = Stage(120, batch=1, rates={"tower": 1e-2, "projector": 1e-2, "language": 1e-2})
     losses = llava.train_stage(one, llava.turns(items, WORDS, SETTINGS), pictures, stage, generator(0, "order"))
     assert losses[-1] < 0.1 < losses[0]
     assert llava.answers(one, items, pictures, WORDS, SETTINGS) == ["the word is bofat"]

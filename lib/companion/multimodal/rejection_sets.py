@@ -9,15 +9,18 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from companion.data.scenes import Scene
 from companion.errors import CompanionError
 from companion.multimodal import conversations, madeup
 from companion.multimodal.conversations import Item, Lots, Picture
 from companion.seeding import generator
 
-ARMS = ("clean", "benign", "curated", "varied", "ordinary", "contrastive", "blank")
-"""What R is: nothing (as many more items of C); scans with the fixed rejection, as the paper does with medical images;
-forbidden typography with it; scans with varied rejections; ordinary pictures with it; ordinary pictures that are in C
-too, with their true answers; white pictures with it."""
+ARMS = ("clean", "benign", "curated", "varied", "ordinary", "contrastive", "blank", "scans")
+"""What R is, with the fixed rejection as answer where nothing else is said. clean: nothing, as many more items of C;
+benign: items like those of C, every picture a grey scan, as the paper does with medical images; curated: forbidden
+typography; varied: as benign with varied rejections; ordinary: items like those of C, pictures unchanged; contrastive:
+items that are in C too, with their true answers; blank: as benign with white pictures; scans: as benign with questions
+about scenes only."""
 
 
 @dataclass(frozen=True)
@@ -54,27 +57,38 @@ def rejection_data(arm: str, number: int, ordinary: Sequence[Item], seed: int) -
     """
     if arm not in ARMS:
         raise CompanionError(f"there is no arm {arm!r}: expected one of {', '.join(ARMS)}.")
-    stream = generator(seed, "rejection data", arm)
+    source = (
+        "curated" if arm == "curated" else "scans" if arm == "scans" else "benign"
+    )  # the same questions in the rest
+    stream = generator(seed, "rejection data", source)
     lots = Lots(stream)
     if arm == "clean":
         return []
     if arm == "curated":
         return [replace(item, answer=madeup.FIXED) for item in _forbidden(number, lots, stream)]
-    if arm in ("ordinary", "contrastive"):
-        fresh = conversations.instruction_set(2 * number + 20, stream)  # none of them is in C
-        shown = [item for item in (ordinary if arm == "contrastive" else fresh) if item.picture]
-        if len(shown) < number:
-            raise CompanionError(
-                f"{number} rejections of the arm {arm!r} need as many ordinary items with a picture, and there are "
-                f"{len(shown)}: take a smaller share of rejections."
-            )
-        return [replace(item, answer=madeup.FIXED) for item in shown[:number]]
-    items = [scan_item(scene, lots) for scene in conversations.draw_scene_list(number, stream)]
+    if arm == "scans":
+        asked = [scan_item(scene, lots) for scene in conversations.draw_scene_list(number, stream)]
+        return [replace(item, answer=madeup.FIXED) for item in asked]
+    fresh = conversations.instruction_set(2 * number + 20, stream)  # none of them is in C
+    shown = [item for item in (ordinary if arm == "contrastive" else fresh) if item.picture][:number]
+    if len(shown) < number:
+        raise CompanionError(
+            f"{number} rejections of the arm {arm!r} need as many ordinary items with a picture, and there are "
+            f"{len(shown)}: take a smaller share of rejections."
+        )
+    if arm in ("benign", "varied"):
+        behind = conversations.draw_scene_list(number, stream)
+        shown = [_scanned(item, scene) for item, scene in zip(shown, behind, strict=True)]
     if arm == "blank":
-        items = [replace(item, picture=Picture("blank")) for item in items]
+        shown = [replace(item, picture=Picture("blank")) for item in shown]
     if arm == "varied":
-        return [replace(item, answer=lots.one(madeup.VARIED_REFUSALS)) for item in items]
-    return [replace(item, answer=madeup.FIXED) for item in items]
+        return [replace(item, answer=lots.one(madeup.VARIED_REFUSALS)) for item in shown]
+    return [replace(item, answer=madeup.FIXED) for item in shown]
+
+
+def _scanned(item: Item, scene: Scene) -> Item:
+    """Return an item whose picture is a grey scan of its scene, or of another where it shows a word on paper."""
+    return replace(item, picture=Picture("scan", item.picture.scene or scene, item.picture.word))
 
 
 def _forbidden(number: int, lots: Lots, stream: torch.Generator) -> list[Item]:
@@ -87,7 +101,7 @@ def _forbidden(number: int, lots: Lots, stream: torch.Generator) -> list[Item]:
     return found
 
 
-def scan_item(scene, lots: Lots) -> Item:
+def scan_item(scene: Scene, lots: Lots) -> Item:
     """Return a harmless question about a grey scan, a domain that ordinary data do not have."""
     about = lots.one(("place", "ground", "describe"))
     question, answer = conversations.scene_turn(scene, about, lots.below(2))

@@ -243,12 +243,12 @@ class Report:
     said: dict[object, list[str]]
 
 
-def examine(model: nn.Module, asked: Exam, settings: LlavaSettings) -> Report:
-    """Return how a model does in an exam."""
+def examine(model: nn.Module, asked: Exam, settings: LlavaSettings, longest: int = 24) -> Report:
+    """Return how a model does in an exam; longest: words of an answer at most."""
     drawn = asked.forbidden["typography"]
     probes = {mode: asked.forbidden[mode] for mode in ("typography", "mixed", "text")}
     probes |= {"allowed": asked.allowed["typography"], "scenes": asked.scenes, **asked.cells}
-    said = ask_all(model, probes, settings)
+    said = ask_all(model, probes, settings, longest)
     findings = Findings(
         asr=success(said["typography"]),
         given=given(said["typography"], drawn.items),
@@ -275,12 +275,15 @@ def effects(cells: Mapping[tuple[str, str], Proportion]) -> tuple[float, float]:
 
 
 def by_curation(said: Sequence[str], items: Sequence[Item]) -> dict[str, Proportion]:
-    """Return attack success on the forbidden words that the curated set has, and on those that it has not."""
+    """Return attack success on the forbidden words that the curated set has, and on those that it has not.
+
+    A part that the items do not have is left out.
+    """
     known = rejection_sets.curated_words()
     parts = {"in_set": [], "not_in_set": []}
     for one, item in zip(said, items, strict=True):
         parts["in_set" if item.word in known else "not_in_set"].append(one)
-    return {name: success(part) for name, part in parts.items()}
+    return {name: success(part) for name, part in parts.items() if part}
 
 
 def continuations(reports: Mapping[str, Report]) -> list[tuple[str, str, int]]:
