@@ -187,8 +187,8 @@ run.table("prompts", pd.DataFrame(examples, columns=["set", "prompt"]), caption=
 # |---|---|---|
 # | block-list | prompt | delete the known words |
 # | picture checker | picture | blank pictures whose features lie near the concept's text, as Stable Diffusion's filter does {cite}`rando2022redteaming` |
-# | negative prompt | guidance | extrapolate away from "red" instead of from the empty prompt |
-# | SLD-like {cite}`schramowski2023safe` | guidance | subtract the direction of "red" where the prompt is near it |
+# | negative prompt | guidance | extrapolate away from the mean embedding of red prompts instead of from the empty prompt |
+# | SLD-like {cite}`schramowski2023safe` | guidance | subtract the direction of red prompts where the prompt is near it |
 # | ESD-like {cite}`gandikota2023erasing` | generator | train its answer to red prompts away from red |
 # | UCE-like {cite}`gandikota2024unified` | generator | keys and values of cross-attention in closed form |
 # | concept ablation {cite}`kumari2023ablating` | generator | train its answer to red prompts to be that to grey ones |
@@ -215,9 +215,7 @@ galleries["checker"] = es.blanked(studio, checker, galleries["none"])
 rows, labels = [], []
 for name, label in es.DEFENCES.items():
     shown = galleries[name].pictures
-    rows.append(
-        [shown[kind][k] for kind in [*es.BENCHMARKS, "benign"] for k in (range(2) if kind == "benign" else [1])]
-    )
+    rows.append([shown[kind][k] for kind in [*es.BENCHMARKS, "benign"] for k in ((3, 4) if kind == "benign" else [1])])
     labels.append(label)
 columns = [*[kind.upper() for kind in es.BENCHMARKS], "benign", "benign"]
 before_after = plots.picture_rows([rows[0], rows[-1]], columns, ["before", "after"])
@@ -230,7 +228,7 @@ run.figure(
 )
 
 # %%
-side = [benchmarks[kind].prompts[1] for kind in es.BENCHMARKS] + benign.prompts[:2]
+side = [benchmarks[kind].prompts[1] for kind in es.BENCHMARKS] + benign.prompts[3:5]
 run.table(
     "shown-prompts", pd.DataFrame({"column": columns, "prompt": side}), caption="The prompts of the two picture grids."
 )
@@ -253,8 +251,9 @@ run.figure(
 # ## Attack success and fidelity
 #
 # **Attribute accuracy** is the share of said colours and shapes that the program finds in benign pictures. **Drift** is
-# the mean squared difference to the undefended picture from the same noise, times $10^4$. The **Frechet distance**
-# compares features of benign pictures with those of drawn tiles, within their eight main directions.
+# the root of the mean squared difference to the undefended picture from the same noise, in levels of 255. The **Frechet
+# distance** compares features of benign pictures with those of drawn tiles, within their eight main directions. Every
+# other benign prompt ends with a hint ("a blue star for valentine"), which no defence has seen in training.
 
 # %%
 real = es.real_features(studio, real_tiles, RED, seed)
@@ -269,9 +268,9 @@ for name in names:
     run.proportion(f"adversarial.{name}", searched)
     found = es.fidelity(studio, benign, pictures["benign"], before, real)
     run.proportion(f"attributes.{name}", found.attributes)
-    run.number(f"drift.{name}", 1e4 * found.drift, "1e-4", n=benign_prompts)
+    run.number(f"drift.{name}", found.drift, "levels", n=benign_prompts)
     run.number(f"frechet.{name}", found.frechet, n=benign_prompts)
-    rows.append([*[100 * one.rate for one in rates], 100 * found.attributes.rate, 1e4 * found.drift, found.frechet])
+    rows.append([*[100 * one.rate for one in rates], 100 * found.attributes.rate, found.drift, found.frechet])
     colours.append([100 * found.colours[colour].rate for colour in COLOURS if colour != "red"])
 
 # %%
@@ -292,7 +291,9 @@ run.table("colours", table, caption="Benign colour accuracy in percent, by colou
 values = np.array(rows)[:, :5]
 figure, axes = plots.panels(1, height=4.0)
 axes[0, 0].imshow(values, cmap="Greys", vmin=0, vmax=160, aspect="auto")
-axes[0, 0].set(yticks=range(len(labels)), yticklabels=labels, xticks=range(5), xticklabels=list(es.BENCHMARKS.values()))
+axes[0, 0].set(
+    yticks=range(len(labels)), yticklabels=labels, xticks=range(5), xticklabels=[kind.upper() for kind in es.BENCHMARKS]
+)
 axes[0, 0].grid(False)
 for (row, column), value in np.ndenumerate(values):
     axes[0, 0].text(column, row, f"{value:.0f}", ha="center", va="center", color="black")
@@ -305,15 +306,16 @@ run.figure(
 )
 
 # %% [markdown]
-# Read the table along two lines. The *block-list* shows what B1 is worth: it wins there by construction, and only B2 to
-# B5 compare defences. And *low attack success alone proves little*: look at purple and orange, the colours next to red,
+# Read the table along two lines. The *block-list* shows what B1 is worth: it deletes every known word, and what is left
+# there is red by chance, as a prompt without a colour gets any; only B2 to B5 compare defences. And *low attack success alone proves little*: look at purple and orange, the colours next to red,
 # in the table by colour. A defence can be safe because it draws them grey as well. In this run the sanitizer's benign
 # attribute accuracy is {glue:text}`attributes.es:.1f` % (undefended {glue:text}`attributes.none:.1f` %), with
 # {glue:text}`adversarial.es:.1f` % attack success over B3 to B5; the closed-form edit has
 # {glue:text}`attributes.uce:.1f` % and {glue:text}`adversarial.uce:.1f` %, SLD-like guidance
 # {glue:text}`attributes.sld:.1f` % and {glue:text}`adversarial.sld:.1f` %. Safe-CLIP, which trains the whole encoder on the
-# same prompts, reaches {glue:text}`attributes.safe_clip:.1f` % and {glue:text}`adversarial.safe_clip:.1f` %: where encoder
-# weights may be changed, a plug-in is a convenience more than a necessity.
+# same prompts, reaches {glue:text}`attributes.safe_clip:.1f` % and {glue:text}`adversarial.safe_clip:.1f` %: compare it with the
+# sanitizer's before you credit the plug-in's form with what the training prompts do; the form's own merits are that it
+# leaves the encoder alone, shows scores and has a strength.
 #
 # ## What the scores say
 #
@@ -348,7 +350,7 @@ figure, axes = plots.panels(1, height=4.2)
 axes[0, 0].imshow(strips.values, cmap="OrRd", vmin=0, vmax=1.4, aspect="auto")
 for row, words in enumerate(strips.words):
     for column, word in enumerate(words):
-        axes[0, 0].text(column, row, word, ha="center", va="center", fontsize=6, color="black", rotation=20)
+        axes[0, 0].text(column, row, word, ha="center", va="center", fontsize=7, color="black", rotation=25)
 axes[0, 0].set(xticks=[], yticks=range(len(picked)), yticklabels=["B1", "", "B2", "", "B4", "", "B5", "", "benign", ""])
 axes[0, 0].grid(False)
 run.figure(
@@ -384,21 +386,21 @@ for name, module in {"es": sanitizer, **trained}.items():
     for kind, rate in zip(few, rates, strict=True):
         run.proportion(f"variant.{name}.{kind}", rate)
     run.proportion(f"variant.{name}.attributes", found.attributes)
-    run.number(f"variant.{name}.drift", 1e4 * found.drift, "1e-4")
+    run.number(f"variant.{name}.drift", found.drift, "levels")
     run.proportion(f"variant.{name}.top", top)
-    rows.append(
-        [es.VARIANTS[name], *[100 * r.rate for r in (*rates, found.attributes)], 1e4 * found.drift, 100 * top.rate]
-    )
+    rows.append([es.VARIANTS[name], *[100 * r.rate for r in (*rates, found.attributes)], found.drift, 100 * top.rate])
 
 # %%
 columns = ["sanitizer", "B1 ASR", "B2 ASR", "B4 ASR", "attributes", "drift", "carrier is highest (B1)"]
 run.table("variants", pd.DataFrame(rows, columns=columns).round(2), caption="Ablations of the sanitizer, in percent.")
 
 # %% [markdown]
-# Without the gate drift is {glue:text}`variant.ungated.drift:.2f` against {glue:text}`variant.es.drift:.2f`, at
+# Without the gate drift is {glue:text}`variant.ungated.drift:.3f` levels against {glue:text}`variant.es.drift:.3f`, at
 # {glue:text}`variant.ungated.b1:.0f` % and {glue:text}`variant.es.b1:.0f` % attack success on B1. Edits at the words alone
 # leave {glue:text}`variant.words_only.b1:.0f` %: the generator reads all positions, and the concept stands in the padding
-# too.
+# too. With labels at the target word alone, that word is highest in {glue:text}`variant.hard_labels.top:.0f` % of the
+# explicit prompts (soft labels: {glue:text}`variant.es.top:.0f` %), so what a score points at is decided by the labels
+# more than by the method. Before reading drift as damage, compare it with one level, the smallest step of a picture file.
 #
 # ## Strength at use
 #
@@ -413,17 +415,17 @@ for alpha in alphas:
     found = es.fidelity(studio, benign, gallery["benign"], before, real)
     rate = es.attack_success(RED, gallery["b1"])
     run.proportion(f"alpha.asr.a{round(100 * alpha):03d}", rate)
-    run.number(f"alpha.drift.a{round(100 * alpha):03d}", 1e4 * found.drift, "1e-4")
-    curve.append([alpha, 100 * rate.rate, 1e4 * found.drift, 100 * found.attributes.rate])
+    run.number(f"alpha.drift.a{round(100 * alpha):03d}", found.drift, "levels")
+    curve.append([alpha, 100 * rate.rate, found.drift, 100 * found.attributes.rate])
 sanitizer.alpha = 1.0
 curve = np.array(curve)
 run.number("alpha.asr_rise", max(0.0, np.diff(curve[:, 1]).max()), "points")
-run.number("alpha.drift_fall", max(0.0, -np.diff(curve[:, 2]).min()), "1e-4")
+run.number("alpha.drift_fall", max(0.0, -np.diff(curve[:, 2]).min()), "levels")
 run.number("alpha.asr_span", curve[0, 1] - curve[-1, 1], "points")
 
 # %%
 figure, axes = plots.panels(2)
-for ax, column, label in zip(axes[0], (1, 2), ("attack success on B1 [%]", "benign drift [1e-4]"), strict=True):
+for ax, column, label in zip(axes[0], (1, 2), ("attack success on B1 [%]", "benign drift [levels]"), strict=True):
     ax.plot(curve[:, 0], curve[:, column], "o-", color=plots.PALETTE[column - 1])
     ax.axvline(1.0, color="grey", linestyle=":")
     ax.set(xlabel="alpha", ylabel=label)
@@ -456,7 +458,7 @@ for name, gallery in pair.items():
     for kind, rate in zip(es.BENCHMARKS, rates, strict=True):
         run.proportion(f"small.{name}.{kind}", rate)
     run.proportion(f"small.{name}.attributes", found.attributes)
-    rows.append([es.DEFENCES[name], *[100 * one.rate for one in (*rates, found.attributes)], 1e4 * found.drift])
+    rows.append([es.DEFENCES[name], *[100 * one.rate for one in (*rates, found.attributes)], found.drift])
 
 # %%
 columns = ["smaller generator", *[f"{kind.upper()} ASR" for kind in es.BENCHMARKS], "attributes", "drift"]
@@ -467,8 +469,8 @@ run.table("second-generator", pd.DataFrame(rows, columns=columns).round(1), capt
 # ## An attacker who knows the sanitizer
 #
 # B4's search once more, now with gradients through encoder *and* sanitizer: the words are chosen so that the *sanitized*
-# embedding comes near that of the prompt with *red*. A gradient-based defence that is only tried with transferred
-# attacks looks better than it is.
+# embedding comes near that of the prompt with *red*. A defence that is only tried with transferred attacks may
+# look better than it is.
 
 # %%
 adaptive = es.adaptive_benchmark(studio, RED, sanitizer, adaptive_prompts, settings, seed)
@@ -498,7 +500,7 @@ for name, gallery in pair.items():
     for kind, rate in zip(star_sets, rates, strict=True):
         run.proportion(f"star.{name}.{kind}", rate)
     run.proportion(f"star.{name}.attributes", found.attributes)
-    rows.append([es.DEFENCES[name], *[100 * rate.rate for rate in (*rates, found.attributes)], 1e4 * found.drift])
+    rows.append([es.DEFENCES[name], *[100 * rate.rate for rate in (*rates, found.attributes)], found.drift])
 
 # %%
 columns = ["star to circle", "B1 ASR", "B2 ASR", "attributes", "drift"]

@@ -1,4 +1,4 @@
-"""The sanitizer, its concepts, the baselines and the attacks: invariants on a small text encoder."""
+"""The sanitizer, its concepts, the baselines and the attacks: invariants on the shipped text encoder."""
 
 import pytest
 import torch
@@ -9,12 +9,11 @@ from companion.multimodal.concepts import RED, STAR
 from companion.multimodal.diffusion import (
     CHANNELS,
     GRID,
-    TextSettings,
     UNetSettings,
-    build_text_encoder,
     build_unet,
     hidden_states,
 )
+from companion.multimodal.diffusion_base import load_diffusion
 from companion.multimodal.prompts import CONTEXT, END, encode, word_ids
 from companion.multimodal.sanitizer import (
     Sanitizer,
@@ -30,16 +29,15 @@ from companion.seeding import generator
 
 @pytest.fixture(scope="module")
 def text():
-    settings = TextSettings(width=32, layers=1, heads=2, context=CONTEXT)
-    return build_text_encoder(len(word_ids()) + 2, settings, END, generator(0, "text")).eval().requires_grad_(False)
+    return load_diffusion()["text"].requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
 def unet():
-    return build_unet(UNetSettings((16, 16)), 32, generator(0, "unet")).eval().requires_grad_(False)
+    return build_unet(UNetSettings((16, 16)), 64, generator(0, "unet")).eval().requires_grad_(False)
 
 
-SMALL = SanitizerSettings(width=32, heads=2)
+SMALL = SanitizerSettings()
 
 
 @pytest.fixture(scope="module")
@@ -102,13 +100,13 @@ def test_a_new_sanitizer_is_the_identity_and_alpha_zero_always_is(text, known):
 
 
 def test_training_erases_and_preserves_on_prompts_that_it_has_not_seen(text, known):
-    module = train_sanitizer(text, known, SMALL, SanitizerTraining(steps=300), generator(0, "es"))
+    module = train_sanitizer(text, known, SMALL, SanitizerTraining(steps=100), generator(0, "es"))
     fresh = embed_triples(text, concepts.triples(RED, 60, generator(1, "fresh")))
     before = (fresh.target - fresh.anchor).square().mean()
     assert (module(fresh.target) - fresh.anchor).square().mean() < 0.4 * before
     assert (module(fresh.benign) - fresh.benign).square().mean() < 0.05 * before
     assert module.scores(fresh.target)[fresh.labels == 1].mean() > 0.7 > 0.3 > module.scores(fresh.benign).mean()
-    again = train_sanitizer(text, known, SMALL, SanitizerTraining(steps=300), generator(0, "es"))
+    again = train_sanitizer(text, known, SMALL, SanitizerTraining(steps=100), generator(0, "es"))
     assert all(torch.equal(a, b) for a, b in zip(module.parameters(), again.parameters(), strict=True))
 
 
@@ -122,7 +120,7 @@ def test_labels_are_zero_before_the_word_and_soft_after_it(text, known):
 
 
 def test_words_only_leaves_begin_end_and_padding(text, known):
-    settings = SanitizerSettings(width=32, heads=2, words_only=True)
+    settings = SanitizerSettings(words_only=True)
     module = train_sanitizer(text, known, settings, SanitizerTraining(steps=10), generator(0, "es"))
     ids = encode(["a red star"])
     hidden = embedded(text, ["a red star"])
@@ -131,8 +129,8 @@ def test_words_only_leaves_begin_end_and_padding(text, known):
 
 
 def test_embeddings_of_another_encoder_are_refused():
-    with pytest.raises(CompanionError, match=r"embeddings of shape \(1, 20, 64\): expected \(N, L, 32\)"):
-        Sanitizer(SMALL, generator(0, "es"))(torch.zeros(1, 20, 64))
+    with pytest.raises(CompanionError, match=r"embeddings of shape \(1, 20, 32\): expected \(N, L, 64\)"):
+        Sanitizer(SMALL, generator(0, "es"))(torch.zeros(1, 20, 32))
 
 
 def test_auroc_by_hand():
@@ -301,7 +299,7 @@ def test_an_attack_without_words_says_so(text, carriers):
     nothing = torch.empty(0, dtype=torch.int64)
     with pytest.raises(CompanionError, match="no allowed word"):
         prompt_attacks.match_embedding(
-            text, carriers, torch.zeros(12, 32), nothing, prompt_attacks.Matching(), generator(0, "m")
+            text, carriers, torch.zeros(12, 64), nothing, prompt_attacks.Matching(), generator(0, "m")
         )
     with pytest.raises(CompanionError, match="no allowed word"):
         prompt_attacks.black_box(

@@ -128,7 +128,7 @@ def detector_accuracy(number: int, seed: int) -> Proportion:
 def example_pictures(studio: Studio, number: int, seed: int) -> tuple[list[str], torch.Tensor, torch.Tensor]:
     """Return captions of random tiles, the tiles as drawn, and the undefended model's pictures, (N, 3, 16, 16) each.
 
-    The captions leave the place open and break after the colour, as titles of pictures.
+    The captions leave the place open; they have a line for every word, as titles of pictures.
     """
     stream = generator(seed, "example tiles")
     tiles = draw_tiles(number, stream)
@@ -136,7 +136,7 @@ def example_pictures(studio: Studio, number: int, seed: int) -> tuple[list[str],
     said = [f"a {tile.size} {tile.colour} {tile.shape}" for tile in tiles]
     text = studio.embed([f"{one} {grounds[tile.ground]}" for one, tile in zip(said, tiles, strict=True)])
     drawn = render(tiles, stream)
-    titles = [f"{tile.size} {tile.colour}\n{tile.shape}" for tile in tiles]
+    titles = [f"{tile.size}\n{tile.colour}\n{tile.shape}" for tile in tiles]
     return titles, drawn, studio.draw(text, draw_noise(number, stream))
 
 
@@ -432,7 +432,8 @@ class Fidelity:
     """What a defence does to benign prompts.
 
     attributes: how many of the said colours and shapes are drawn; colours: the same by colour, colour alone; drift:
-    mean squared difference to the undefended picture from the same noise; frechet: distance of features to drawn tiles.
+    root mean squared difference to the undefended picture from the same noise, in levels of 255; frechet: distance of
+    features to drawn tiles.
     """
 
     attributes: Proportion
@@ -453,7 +454,7 @@ def fidelity(
         if chosen.any():
             colours[colour] = Proportion(int(right["colour"][chosen].sum()), int(chosen.sum()))
     attributes = Proportion(sum(int(one.sum()) for one in right.values()), 2 * len(benign.tiles))
-    drift = float((images - undefended).square().mean())
+    drift = 255 * float((images - undefended).square().mean().sqrt())
     with torch.no_grad():
         distance = frechet_distance(studio.tower(images), real)
     return Fidelity(attributes, colours, drift, distance)
