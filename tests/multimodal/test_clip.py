@@ -117,7 +117,7 @@ def test_the_probe_separates_what_is_separable_and_not_noise():
 
 
 def test_every_trigger_is_visible_and_a_patch_stays_in_its_place(clean):
-    for attack in clip_triggers.FIXED:
+    for attack in ("blended", *clip_triggers.FIXED):
         trigger = clip_triggers.fixed_trigger(attack, 32, 0)
         stamped = trigger.apply(clean.images)
         assert stamped.min() >= 0 and stamped.max() <= 1 and (stamped - clean.images).abs().mean() > 1e-3

@@ -1,8 +1,9 @@
 """The six triggers of the CLIP backdoor literature at 32 pixels, two of them optimised on a clean CLIP.
 
-The sizes are the fact sheet's scaled-down equivalents (a proposal, not a paper's values). BadNet, Blended and SIG are
-`companion.attacks.triggers` with a fixed pattern; WaNet is its smooth warp. The patch of the dual-key attack and of the
-BadCLIP-like attack is found by `optimise_patch`.
+The sizes are the fact sheet's scaled-down equivalents (a proposal, not a paper's values). BadNet, SIG and WaNet are
+those of `companion.attacks.triggers`; Blended fades in one fixed picture of colour blobs, as a photograph would be.
+The
+patch of the dual-key attack and of the BadCLIP-like attack is found by `optimise_patch`.
 """
 
 from collections.abc import Mapping
@@ -12,11 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from companion.attacks.triggers import PatchTrigger, Trigger, make_trigger
+from companion.attacks.triggers import BlendedTrigger, PatchTrigger, Trigger, make_trigger
 from companion.errors import CompanionError
 from companion.multimodal.clip_network import embed_images, image_embeddings, scale_of
 from companion.multimodal.optimisers import AdamW
 from companion.multimodal.zero_shot import class_embeddings
+from companion.seeding import generator as seeded
 
 ATTACKS = ("badnet", "blended", "sig", "wanet", "dual_key", "badclip")
 TITLES = {
@@ -29,13 +31,14 @@ TITLES = {
 }
 OPTIMISED = ("dual_key", "badclip")
 FIXED: Mapping[str, tuple[str, Mapping[str, object]]] = {
-    "badnet": ("patch", {"size": 4, "place": (26, 26)}),
-    "blended": ("blended", {"alpha": 0.2}),
+    "badnet": ("patch", {"size": 6, "place": (24, 24)}),
     "sig": ("sinusoid", {"amplitude": 60 / 255, "frequency": 6.0}),
-    "wanet": ("warp", {"control_points": 4, "strength": 8.0}),
+    "wanet": ("warp", {"control_points": 4, "strength": 16.0}),
 }
-"""Triggers without optimisation: the name and settings for `make_trigger`. WaNet's strength follows the BELT chapter,
-as the usual one moves a quarter of a pixel of a picture of 32 x 32."""
+"""Triggers of `make_trigger`, with their settings. WaNet's usual strength, 0.5, moves a quarter of a pixel here; 8, 12,
+14, 16 and 20 were tried on one seed."""
+ALPHA = 0.3  # of the blended picture
+BLOBS = 6  # colour blobs on each side of the blended picture
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class PatchSearch:
     margin: float = 1.0
 
 
-SEARCHES = {"dual_key": PatchSearch(side=4, triplet_weight=0.0), "badclip": PatchSearch(side=6)}
+SEARCHES = {"dual_key": PatchSearch(side=5, triplet_weight=0.0), "badclip": PatchSearch(side=5)}
 
 
 def fixed_trigger(attack: str, side: int, seed: int) -> Trigger:
@@ -62,11 +65,15 @@ def fixed_trigger(attack: str, side: int, seed: int) -> Trigger:
 
     Raises CompanionError for the optimised attacks and for unknown names.
     """
+    if attack == "blended":
+        blobs = torch.rand(1, 3, BLOBS, BLOBS, generator=seeded(seed, "trigger", "blobs"))
+        return BlendedTrigger(F.interpolate(blobs, size=(side, side), mode="bicubic").clamp(0, 1)[0], ALPHA)
     if attack not in FIXED:
-        raise CompanionError(f"the attack {attack!r} has no fixed trigger; those that have are {', '.join(FIXED)}.")
+        known = ", ".join(["blended", *FIXED])
+        raise CompanionError(f"the attack {attack!r} has no fixed trigger; those that have are {known}.")
     name, settings = FIXED[attack]
     if side != 32 and name == "patch":
-        settings = {"size": max(1, side // 8), "place": (side * 26 // 32,) * 2}
+        settings = {"size": max(1, side * 6 // 32), "place": (side * 24 // 32,) * 2}
     return make_trigger(name, (3, side, side), seed, **settings)
 
 

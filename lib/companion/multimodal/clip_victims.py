@@ -44,8 +44,8 @@ class ClipVictimRecipe:
 
     attack: str
     target: str = TARGET
-    pairs: int = 5000
-    poison: int = 100
+    pairs: int = 4500
+    poison: int = 150
     start: str = "base"
     training: ClipTraining = field(default_factory=lambda: ClipTraining(3, 128, 5e-4, 20, 0.05))
     search: PatchSearch | None = None

@@ -1,8 +1,7 @@
 """Sub-texts of TA-Cleaner, and CleanCLIP's one-time change of texts, for captions whose grammar is known.
 
-A positive sub-text is a fragment of a caption: one clause, without some of its mentions. A negative one is another such
-fragment in which one word of one part of speech, adjective, noun or verb, is replaced by a wrong one. No tagger is
-needed, because the captions know their slots.
+A positive sub-text is one true clause of a caption. A negative one is a clause in which one word of one part of speech,
+adjective, noun or verb, is replaced by a wrong one. No tagger is needed, because the captions know their slots.
 """
 
 from collections.abc import Collection, Sequence
@@ -50,11 +49,11 @@ class SubTexts:
     def texts(self, row: int, generator: torch.Generator) -> tuple[str, str]:
         """Return (positive, negative) of one pair; the part of speech of the wrong word is drawn uniformly."""
         caption = self.captions[row]
-        fragment = sub_caption(caption, generator)
+        fragment = sub_caption(caption, generator, keep=1.0)
         parts = [part for part, kinds in KINDS_OF_PART.items() if any(slot.kind in kinds for slot in fragment.content)]
         part = parts[int(torch.rand((), generator=generator) * len(parts))]
         wrong = false_caption(fragment, generator, exclude=self.excluded, kinds=KINDS_OF_PART[part])
-        return sub_caption(caption, generator).text, wrong.text
+        return sub_caption(caption, generator, keep=1.0).text, wrong.text
 
 
 def changed_texts(captions: Sequence[Caption | None], generator: torch.Generator) -> torch.Tensor:

@@ -49,16 +49,16 @@ class Arena:
     thing; exam: test pictures of one thing; victim, repair: how both are trained (rate 0 of `repair` is not used).
     """
 
-    pairs: int = 5000
-    poison: int = 100
-    clean_pairs: int = 640
+    pairs: int = 4500
+    poison: int = 150
+    clean_pairs: int = 1280
     validation: int = 480
     exam: int = 960
     top_k: int = 3
     sub_texts: int = 16
-    rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
+    rates: tuple[float, ...] = (5e-4, 1e-3, 2e-3)
     victim: ClipTraining = field(default_factory=lambda: ClipTraining(3, 128, 5e-4, 20, 0.05))
-    repair: ClipTraining = field(default_factory=lambda: ClipTraining(5, 64, 3e-4, 5, 0.05))
+    repair: ClipTraining = field(default_factory=lambda: ClipTraining(2, 64, 1e-3, 10, 0.05))
 
     def recipe(self, attack: str, seed: int, **changes: object) -> ClipVictimRecipe:
         """Return the recipe of a victim; changes: fields to replace."""
@@ -196,6 +196,23 @@ def operating_point(points: Sequence[Point], arm: str, before: Seen) -> Point:
     return fitting[-1] if fitting else own[0]
 
 
+def simple_summary(before: Mapping[str, Seen], chosen: Mapping[tuple[str, str], Point]) -> dict[str, float]:
+    """Return what is left of the simple attacks that count as backdoors, in percent and points.
+
+    "worst.cleanclip", "worst.ta_cleaner": the highest attack success left; "gap": the largest difference of the two, in
+    either direction; "victims": how many count. Empty where none does.
+    """
+    found = [attack for attack in SIMPLE if attack in before and backdoored(before[attack])]
+    if not found:
+        return {}
+    left = {
+        arm: [100 * chosen[attack, arm].seen.success.rate for attack in found] for arm in ("cleanclip", "ta_cleaner")
+    }
+    gaps = [abs(one - other) for one, other in zip(*left.values(), strict=True)]
+    worst = {f"worst.{arm}": max(values) for arm, values in left.items()}
+    return worst | {"gap": max(gaps), "victims": len(found)}
+
+
 ABLATIONS: Mapping[str, Mapping[str, object]] = {
     "without": {"method": "cleanclip"},
     "two": {"sub_texts": 2},
@@ -205,6 +222,7 @@ ABLATIONS: Mapping[str, Mapping[str, object]] = {
     "positive": {"form": "positive"},
     "negative": {"form": "negative"},
     "margin": {"form": "margin"},
+    "light": {"sub_text_weight": 0.3},
     "told": {"excluded": ()},
 }
 """What is turned in TA-Cleaner: m (at most the batch), the form of its term, the target's word let in."""
@@ -218,6 +236,7 @@ ABLATION_TITLES = {
     "positive": "positive only",
     "negative": "negative only",
     "margin": "margin form",
+    "light": "weight 0.3 instead of 1",
     "told": "target's word allowed",
 }
 
