@@ -65,6 +65,7 @@ SEEDED = [
     "torch.rand(3)  # lint: seeded by the fork in training.train",
     "torch.rand(\n    3,  # lint: seeded by the caller\n)",
     "with torch.random.fork_rng():\n    torch.manual_seed(3)\n    torch.rand(3)",
+    "from companion.multimodal.initialising import initialised_from as drawn\nwith drawn(g):\n    torch.randn(3)",
     "torch.random.fork_rng()",
     "mine.rand(3)",
 ]
@@ -98,6 +99,10 @@ def test_global_seeds_are_found(line):
 
 def test_a_fork_that_is_not_seeded_excuses_nothing():
     assert len(unseeded(IMPORTS + "with torch.random.fork_rng():\n    torch.rand(3)", "a.py")) == 1
+
+
+def test_a_block_of_the_same_name_from_elsewhere_excuses_nothing():
+    assert len(unseeded(IMPORTS + "with initialised_from(g):\n    torch.rand(3)", "a.py")) == 1
 
 
 def test_an_excuse_must_say_who_seeds():

@@ -1,8 +1,8 @@
 """Find randomness that no seed controls, by reading the code: a result that it touches differs from run to run.
 
-A draw is accepted with a `generator=` (or `random_state=` where the library says so), and inside
-`with torch.random.fork_rng():` once that block calls `torch.manual_seed`. Any other line is accepted only with a
-comment that says who seeds it: `# lint: seeded by ...`.
+A draw is accepted with a `generator=` (or `random_state=` where the library says so), inside
+`with torch.random.fork_rng():` once that block calls `torch.manual_seed`, and inside `with initialised_from(generator):`,
+which does both. Any other line is accepted only with a comment that says who seeds it: `# lint: seeded by ...`.
 """
 
 import ast
@@ -36,6 +36,7 @@ GLOBAL_SEEDS = {
     *("torch.default_generator.manual_seed", "torch.cuda.manual_seed", "torch.cuda.manual_seed_all"),
     *("numpy.random.seed", "random.seed"),
 }
+SEEDED_BLOCKS = {"companion.multimodal.initialising.initialised_from"}
 FORK_SEEDS = {"torch.manual_seed", "torch.random.manual_seed", "torch.default_generator.manual_seed"}
 ALLOWED = re.compile(r"#\s*lint:\s*seeded by\s+\S")
 
@@ -97,14 +98,15 @@ def _full_name(node: ast.expr, names: dict[str, str]) -> str:
 
 
 def _forked(tree: ast.Module, names: dict[str, str]) -> Iterator[int]:
-    """Yield the calls inside `with torch.random.fork_rng()` blocks that seed the forked generator."""
+    """Yield the calls inside blocks with a global generator of their own that is seeded."""
     for node in ast.walk(tree):
         if not isinstance(node, ast.With):
             continue
         heads = [item.context_expr for item in node.items if isinstance(item.context_expr, ast.Call)]
-        if any(_full_name(head.func, names) == "torch.random.fork_rng" for head in heads):
+        opened = {_full_name(head.func, names) for head in heads}
+        if opened & {"torch.random.fork_rng", *SEEDED_BLOCKS}:
             calls = [inner for part in node.body for inner in ast.walk(part) if isinstance(inner, ast.Call)]
-            if any(_full_name(call.func, names) in FORK_SEEDS for call in calls):
+            if opened & SEEDED_BLOCKS or any(_full_name(call.func, names) in FORK_SEEDS for call in calls):
                 yield from map(id, calls)
 
 
