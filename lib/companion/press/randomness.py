@@ -1,8 +1,8 @@
 """Find randomness that no seed controls, by reading the code: a result that it touches differs from run to run.
 
-A draw is accepted with a `generator=` (or `random_state=` where the library says so), inside
-`with torch.random.fork_rng():` once that block calls `torch.manual_seed`, and inside `with initialised_from(generator):`,
-which does both. Any other line is accepted only with a comment that says who seeds it: `# lint: seeded by ...`.
+A draw is accepted with a `generator=` (or `random_state=` where the library says so), inside a block
+`with torch.random.fork_rng():` that calls `torch.manual_seed`, and inside `with initialised_from(generator):`, which
+does both. Any other line is accepted only with a comment that says who seeds it: `# lint: seeded by ...`.
 """
 
 import ast
