@@ -74,6 +74,14 @@ def test_the_shipped_weights_have_the_metrics_of_their_card(built, place):
     assert line.equal and line.close and line.metric == "error"
 
 
+def test_metrics_in_percent_may_lie_as_many_points_apart_as_shares_hundredths():
+    assert zoo.Comparison("accuracy", 0.1, 0.109, 0.01).close
+    assert not zoo.Comparison("accuracy", 0.1, 0.111, 0.01).close
+    assert zoo.Comparison("accuracy", 10.0, 10.9, 0.01, full=100.0).close
+    assert not zoo.Comparison("accuracy", 10.0, 11.1, 0.01, full=100.0).close
+    assert not zoo.Comparison("accuracy", 10.0, None, 0.01, full=100.0).close
+
+
 def test_training_anew_gives_the_same_bits_and_another_recipe_does_not(built, place, tmp_path):
     same, (line,) = zoo.retrain(built, ModelStore(tmp_path / "empty"), place=place)
     assert same and line.equal

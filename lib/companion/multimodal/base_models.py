@@ -37,7 +37,8 @@ class BaseModel:
     evaluation mode; modules: the companion modules that `train` lives in, whose reach is the training's sources: they
     must not reach companion.multimodal.digests.<name>, which changes when the training ends;
     sha256: of the shipped file, from that module; half: whether the file holds float16, which is read back as float32;
-    tolerance: how far a metric may lie from the card's on another machine, times its size where that is above 1;
+    tolerance: how far a metric may lie from the card's on another machine, as a share of 1 (of 100 where the zoo says
+    that metrics are percent) or of the metric where that is larger;
     retraining_tolerance: the same after training anew there.
     """
 

@@ -32,6 +32,9 @@ BASES = {
 }
 """Where each base model stands, as module:constant."""
 
+FULL_SCALE = {"llava-scenes": 100.0}
+"""What a metric's tolerance is a share of, where metrics are not shares of 1 but percent."""
+
 CARD = "card.json"
 DIGESTS = base_models.SHIPPED.with_name("digests")
 LIMIT = 20_000_000
@@ -63,12 +66,13 @@ class Place:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One metric: what the card has, what was found now, and how far apart they may lie."""
+    """One metric: what the card has, what was found now, and how far apart they may lie, as a share of `full`."""
 
     metric: str
     recorded: float | None
     found: float | None
     tolerance: float
+    full: float = 1.0
 
     @property
     def equal(self) -> bool:
@@ -80,7 +84,7 @@ class Comparison:
         """Whether they lie within the tolerance."""
         if self.recorded is None or self.found is None:
             return False
-        return abs(self.found - self.recorded) <= self.tolerance * max(1.0, abs(self.recorded))
+        return abs(self.found - self.recorded) <= self.tolerance * max(self.full, abs(self.recorded))
 
 
 def find(name: str) -> BaseModel:
@@ -169,7 +173,7 @@ def evaluate_shipped(base: BaseModel, place: Place | None = None) -> list[Compar
     """
     place = place or Place()
     network = load_base(base, folder=place.folder(base.name))
-    return _compare(base.evaluate(network, base.evaluation), read_card(base.name, place)["metrics"], base.tolerance)
+    return _compare(base, base.evaluate(network, base.evaluation), read_card(base.name, place), base.tolerance)
 
 
 def retrain(base: BaseModel, store: ModelStore, device: str = "cpu", place: Place | None = None):
@@ -182,7 +186,7 @@ def retrain(base: BaseModel, store: ModelStore, device: str = "cpu", place: Plac
     card = read_card(base.name, place)
     found = _evaluate(base, content)
     same = hashlib.sha256(content).hexdigest() == card["weights"]["sha256"]
-    return same, _compare(found, card["metrics"], base.retraining_tolerance)
+    return same, _compare(base, found, card, base.retraining_tolerance)
 
 
 def plain(settings: Any) -> dict[str, Any]:
@@ -263,9 +267,12 @@ def _weights_of(card: Any) -> Any:
     return card.get("weights") if isinstance(card, dict) else None
 
 
-def _compare(found: Mapping[str, float], recorded: Mapping[str, float], tolerance: float) -> list[Comparison]:
+def _compare(
+    base: BaseModel, found: Mapping[str, float], card: Mapping[str, Any], tolerance: float
+) -> list[Comparison]:
+    recorded, full = card["metrics"], FULL_SCALE.get(base.name, 1.0)
     names = [*recorded, *(name for name in found if name not in recorded)]
-    return [Comparison(name, recorded.get(name), found.get(name), tolerance) for name in names]
+    return [Comparison(name, recorded.get(name), found.get(name), tolerance, full) for name in names]
 
 
 def _digest_module(name: str, sha256: str) -> str:
