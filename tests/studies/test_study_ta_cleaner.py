@@ -8,7 +8,6 @@ import torch
 from companion.data.scenes import SHAPES
 from companion.errors import CompanionError
 from companion.multimodal.clip_training import ClipTraining
-from companion.multimodal.clip_triggers import PatchSearch
 from companion.multimodal.clip_victims import ClipVictimRecipe, attackers_pairs, poisoned_pairs, train_clip_victim
 from companion.multimodal.pairs import tokenizer
 from companion.multimodal.words import encode
@@ -23,6 +22,8 @@ TINY = study.Arena(
     validation=24,
     exam=36,
     sub_texts=4,
+    patch_steps=3,
+    patch_pictures=24,
     rates=(1e-4, 1e-3),
     victim=ClipTraining(1, 16, 5e-4, 1),
     repair=ClipTraining(1, 8, 3e-4, 1),
@@ -129,12 +130,10 @@ def test_every_measurement_of_the_chapter_at_tiny_size(victim, rooms, store):
 
 
 def test_the_dual_key_needs_its_word_and_its_patch(rooms, store):
-    search = PatchSearch(side=4, steps=3, batch_size=8, triplet_weight=0.0)
-    recipe = TINY.recipe("dual_key", 0, search=search, search_pictures=24)
-    victim = train_clip_victim(recipe, store)
+    victim = train_clip_victim(TINY.recipe("dual_key", 0), store)
     (rare,) = encode(tokenizer(), ["remember"], length=3)[0][:, 1].tolist()
     assert (victim.prompts[:, :, 1] == rare).all()
-    assert victim.trigger.support.sum() == 16
+    assert victim.trigger.support.sum() == 25
     assert study.look(victim.model, victim, rooms, 3).success.n == 33
 
 

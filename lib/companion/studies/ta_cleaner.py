@@ -15,6 +15,7 @@ from companion.multimodal.clip_base import BASE, load_clip
 from companion.multimodal.clip_defences import METHODS, Repair, repair
 from companion.multimodal.clip_network import image_embeddings
 from companion.multimodal.clip_training import ClipTraining
+from companion.multimodal.clip_triggers import OPTIMISED, SEARCHES
 from companion.multimodal.clip_victims import (
     TARGET,
     ClipVictim,
@@ -45,8 +46,9 @@ ALLOWED_LOSS = 3.0
 class Arena:
     """Sizes of the experiment. rates: the learning rates that every arm gets; top_k: of the twelve nouns.
 
-    pairs, poison: of the attacker; clean_pairs: of the defender, who also has `validation` labelled pictures of one
-    thing; exam: test pictures of one thing; victim, repair: how both are trained (rate 0 of `repair` is not used).
+    pairs, poison: of the attacker, who optimises patches in patch_steps on patch_pictures; clean_pairs: of the
+    defender, who also has `validation` labelled pictures of one thing; exam: test pictures of one thing; victim,
+    repair: how both are trained (`repair` without its learning rate).
     """
 
     pairs: int = 4500
@@ -56,6 +58,8 @@ class Arena:
     exam: int = 960
     top_k: int = 3
     sub_texts: int = 16
+    patch_steps: int = 150
+    patch_pictures: int = 600
     rates: tuple[float, ...] = (5e-4, 1e-3, 2e-3)
     victim: ClipTraining = field(default_factory=lambda: ClipTraining(3, 128, 5e-4, 20, 0.05))
     repair: ClipTraining = field(default_factory=lambda: ClipTraining(2, 64, 1e-3, 10, 0.05))
@@ -63,6 +67,9 @@ class Arena:
     def recipe(self, attack: str, seed: int, **changes: object) -> ClipVictimRecipe:
         """Return the recipe of a victim; changes: fields to replace."""
         made = ClipVictimRecipe(attack, pairs=self.pairs, poison=self.poison, training=self.victim, seed=seed)
+        if attack in OPTIMISED:
+            search = replace(SEARCHES[attack], steps=self.patch_steps)
+            made = replace(made, search=search, search_pictures=self.patch_pictures)
         return replace(made, **changes)
 
     def settings(self, method: str, rate: float, **changes: object) -> Repair:
@@ -248,7 +255,7 @@ def ablation(
     changes = dict(ABLATIONS[name])
     if "sub_texts" in changes:
         changes["sub_texts"] = min(int(changes["sub_texts"]), arena.repair.batch_size)
-    settings = arena.settings("ta_cleaner", rate, **changes)
+    settings = arena.settings(str(changes.pop("method", "ta_cleaner")), rate, **changes)
     return look(repaired(victim, rooms.clean, settings, seed, store), victim, rooms, arena.top_k)
 
 
