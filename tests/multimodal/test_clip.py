@@ -9,9 +9,11 @@ import torch.nn.functional as F
 
 from companion.errors import CompanionError
 from companion.metrics import attack_success_rate
-from companion.multimodal import clip_network, clip_training, clip_triggers, zero_shot
+from companion.multimodal import checkpoints, clip_network, clip_training, clip_triggers, zero_shot
 from companion.multimodal.clip_augmentation import changed_images, changed_words
 from companion.multimodal.clip_defences import METHODS, Repair, repair
+from companion.multimodal.clip_published import DEVIATION, MEAN, adapted
+from companion.multimodal.initialising import initialised_from
 from companion.multimodal.pairs import draw_examination, draw_pairs, poison_pairs, prompts, prompts_of, tokenizer
 from companion.seeding import generator
 
@@ -183,6 +185,31 @@ def test_repairs_refuse_poison_and_settings_that_mean_nothing(model, clean):
     with pytest.raises(CompanionError, match="loss is nan"):
         broken = replace(clean, images=clean.images * math.nan)
         repair(model, broken, Repair("fine_tuning", clip_training.ClipTraining(1, 8, 1e-3, 1)), 0)
+
+
+def test_a_checkpoint_of_the_published_form_takes_the_same_path(tmp_path, clean):
+    """The path of the profile `paper`: a folder as transformers saves it, three channels, read and repaired."""
+    from transformers import CLIPConfig, CLIPModel
+
+    shipped = clip_network.build_clip(SIZE, tokenizer(), generator(0, "weights")).config
+    vision = shipped.vision_config.to_dict() | {"num_channels": 3}
+    config = CLIPConfig(text_config=shipped.text_config.to_dict(), vision_config=vision, projection_dim=SIZE.joint)
+    with initialised_from(generator(1, "weights")):
+        CLIPModel(config).save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    read = checkpoints.load_clip(tmp_path).model
+    real = adapted(read)
+    mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, DEVIATION))
+    theirs = F.normalize(read.get_image_features((clean.images - mean) / deviation).pooler_output, dim=-1)
+    assert torch.allclose(clip_network.embed_images(real, clean.images), theirs, atol=1e-5)
+    with pytest.raises(CompanionError, match="tower of 9 channels"):
+        adapted(real)
+    found = zero_shot.scores(real, clean.images, prompts())
+    assert found.shape == (24, 12) and found.abs().max() <= 1 + 1e-5
+    settings = Repair("ta_cleaner", clip_training.ClipTraining(1, 8, 1e-3, 1), sub_texts=2)
+    assert not torch.equal(state(repair(real, clean, settings, 0)), state(real))
+    with pytest.raises(CompanionError, match="nowhere"):
+        checkpoints.load_clip(tmp_path / "nowhere")
 
 
 def test_image_augmentation_keeps_the_range_and_differs_by_picture(clean):
