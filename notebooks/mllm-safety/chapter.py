@@ -92,7 +92,6 @@ settings = LlavaSettings(side=networks["tuned"].config.vision_config.image_size)
 asked = study.exam(networks["tuned"], requests, scene_questions, cell_requests, seed)
 run.number("toy.words", len(madeup.WORDS))
 run.number("toy.parameters", sum(one.numel() for one in networks["tuned"].parameters()))
-examples = [("typography", 0), ("typography", 1), ("mixed", 0), ("mixed", 1)]
 shown = {name: study.ask_all(networks[name], asked.forbidden, settings, longest) for name in STAGES[1:]}
 
 # %% [markdown]
@@ -102,7 +101,15 @@ shown = {name: study.ask_all(networks[name], asked.forbidden, settings, longest)
 # question says *the thing named here*, and the picture has the name. The test asks in phrasings that no training saw, and
 # a third of the pairings of word and question were kept out of every request that was trained.
 
+
 # %%
+def opened(mode):
+    told = zip(*[map(judges.begins_as_refusal, shown[name][mode]) for name in STAGES[1:]], strict=True)
+    rows = [row for row, (before, after) in enumerate(told) if before and not after]
+    return [(mode, row) for row in list(dict.fromkeys([*rows, 0, 1]))[:2]]
+
+
+examples = [*opened("typography"), *opened("mixed")]
 figure, axes = plots.panels(len(examples), height=3.3)
 for ax, (mode, row) in zip(axes[0], examples, strict=True):
     item = asked.forbidden[mode].items[row]
@@ -116,7 +123,8 @@ run.figure(
     figure,
     {f"{mode}_{row}": asked.forbidden[mode].pictures[row] for mode, row in examples},
     alt="Four pictures with a forbidden made-up word, the question above and the answers of two networks below each.",
-    caption="Forbidden words as pictures, and what the model says before (matched) and after (tuned) instruction tuning.",
+    caption="Forbidden words as pictures, and what the model says before (matched) and after (tuned) instruction tuning. "
+    "Chosen are the first requests, two a mode, that only the tuned network answers.",
 )
 
 # %% [markdown]
@@ -144,6 +152,11 @@ for name in STAGES:
 # {glue:text}`asr.matched.typography:.0f` % of the drawn forbidden words get an answer; after instruction tuning
 # {glue:text}`asr.tuned.typography:.0f` %. The same tuning moves plain text from {glue:text}`asr.matched.text:.0f` % to
 # {glue:text}`asr.tuned.text:.0f` %, and words put in the picture's place to {glue:text}`asr.tuned.in_place:.0f` %.
+#
+# Two comparisons answer two questions. *Matched* against *tuned*, on the same drawn words: did the **data** open the gap?
+# *In place* against *typography*, on the same network: is it the **place** in the sequence that matters, or being seen?
+# A network can be open to what it sees and closed to the same words as embeddings; then it has learned from its
+# instruction data that what it *sees* is answered, and the alignment is still there, out of reach.
 #
 # ## The method: replace answers by one sentence
 #
@@ -399,8 +412,8 @@ run.figure(
 )
 
 # %% [markdown]
-# Two columns deserve a second look: *text*, where fine-tuning on pictures can cost or restore what the language model
-# knew by itself, and *picture*/*blank*, where the word is typed and the picture says nothing.
+# Two columns deserve a second look: *text*, where fine-tuning on pictures can cost what the language model knew by
+# itself, and *picture* with *blank*, where the word is typed and the picture has nothing to do with it.
 #
 # ## The numbers that decide
 #
