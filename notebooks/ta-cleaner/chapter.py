@@ -39,21 +39,23 @@
 profile = "laptop"
 seed = 0
 attacks = ["badnet", "blended", "sig", "wanet", "dual_key", "badclip"]
-pairs = 5000  # the attacker's
-poison = 100  # of these, poisoned
+pairs = 4500  # the attacker's
+poison = 150  # of these, poisoned
 victim_epochs = 3
 victim_rate = 5e-4
-clean_pairs = 640  # the defender's
-repair_epochs = 5
+patch_steps = 150
+patch_pictures = 600
+clean_pairs = 1280  # the defender's
+repair_epochs = 2
 repair_batch = 64
-rates = [1e-4, 3e-4, 1e-3]  # the grid of every arm
+rates = [5e-4, 1e-3, 2e-3]  # the grid of every arm
 sub_texts = 16  # m, of a batch
 validation = 480
 exam = 960
 top_k = 3
-ablations = ["two", "few", "default", "all", "positive", "negative", "margin", "told"]
-scratch_pairs = 6000  # 0: no victim from scratch
-scratch_epochs = 10
+ablations = ["few", "default", "all", "positive", "negative", "margin", "light", "told"]
+scratch_pairs = 4000  # 0: no victim from scratch
+scratch_epochs = 6
 
 # %%
 import pandas as pd
@@ -112,10 +114,14 @@ arena = study.Arena(
     exam=exam,
     top_k=top_k,
     sub_texts=sub_texts,
+    patch_steps=patch_steps,
+    patch_pictures=patch_pictures,
     rates=tuple(rates),
     victim=ClipTraining(victim_epochs, 128, victim_rate, 20, 0.05),
-    repair=ClipTraining(repair_epochs, repair_batch, 3e-4, 5, 0.05),
+    repair=ClipTraining(repair_epochs, repair_batch, 1e-3, 10, 0.05),
 )
+
+# %%
 rooms = study.Rooms.drawn(arena, seed)
 victims = study.train_all(arena, attacks, seed, store)
 
@@ -255,6 +261,11 @@ run.figure(
 )
 
 # %% [markdown]
+# Read a panel from its cross. A repair that cleans moves down before it moves left; a repair that only forgets moves along
+# a diagonal, losing attack success and accuracy together. Compare the panels too: at the same learning rate, how much
+# further down does a simple trigger come than an optimised one? And compare the lines at the same *accuracy*, not at the
+# same learning rate: an arm whose loss has more terms takes larger steps at the same rate, so its points lie further left.
+#
 # ## At the defender's operating point
 #
 # One number for each arm needs a choice of the learning rate; the table uses the rule above, the same for all arms. The
@@ -284,20 +295,24 @@ frame = pd.DataFrame(table, columns=["attack", "repair", "learning rate", *share
 run.table("operating-points", frame, caption="All shares in percent, at the learning rate that the rule picks.")
 
 # %% [markdown]
-# A verdict needs a backdoor to repair. The numbers that the claims read, `left.*` and `gain.*`, are recorded only for
+# A verdict needs a backdoor to repair. The numbers that the claims read, `left.*`, `gain.*` and `simple.*` (the worst of
+# the four simple attacks), are recorded only for
 # victims that count as backdoored in this run, so that a failed attack ends in *not tested* and never in *held*.
 
 # %%
 for attack in attacks:
+    seen = {arm: chosen[attack, arm].seen for arm in METHODS}
+    lost = seen["cleanclip"].accuracy.rate - seen["ta_cleaner"].accuracy.rate
+    run.number(f"loss.{attack}", 100 * lost, "points")
     if not study.backdoored(before[attack]):
         continue
-    seen = {arm: chosen[attack, arm].seen for arm in METHODS}
     for arm in METHODS:
         run.number(f"left.{attack}.{arm}", 100 * seen[arm].success.rate, "%", n=seen[arm].success.n)
     gains = [seen["cleanclip"], seen["ta_cleaner"]]
     run.number(f"gain.{attack}.top", 100 * (gains[0].success.rate - gains[1].success.rate), "points")
     run.number(f"gain.{attack}.top_k", 100 * (gains[0].success_k.rate - gains[1].success_k.rate), "points")
-    run.number(f"loss.{attack}", 100 * (gains[0].accuracy.rate - gains[1].accuracy.rate), "points")
+for name, value in study.simple_summary(before, chosen).items():
+    run.number(f"simple.{name}", value, "" if name == "victims" else "%")
 
 # %% [markdown]
 # Against BadNet, the rule leaves {glue:text}`asr.badnet.fine_tuning:.1f` % success after plain fine-tuning,
@@ -372,7 +387,7 @@ for k, (share, label) in enumerate((("success", "attack success, top-1"), ("succ
     axes[0, 0].plot(values, range(len(names)), "os"[k], color=plots.PALETTE[k], label=label)
 axes[0, 0].set(xlabel="attack success [%]", xlim=(-3, 103), yticks=range(len(names)), yticklabels=names)
 axes[0, 0].invert_yaxis()
-axes[0, 0].legend(fontsize="small")
+figure.legend(loc="outside upper center", ncols=2, fontsize="small")
 run.figure(
     "ablations",
     figure,
@@ -388,15 +403,13 @@ run.figure(
 # disjoint. With overlap, the defender fine-tunes on the clean originals of the very pairs that the attacker poisoned.
 
 # %%
-shown = [attack for attack in ("badnet", last) if attack in attacks]
-rows = []
-for attack in shown:
-    for arm in ("cleanclip", "ta_cleaner"):
-        settings = arena.settings(arm, chosen[attack, arm].rate)
-        seen = study.with_overlap(arena, victims[attack], rooms, settings, seed, store)
-        run.proportion(f"overlap_asr.{attack}.{arm}", seen.success)
-        shares = [chosen[attack, arm].seen.success, seen.success, chosen[attack, arm].seen.accuracy, seen.accuracy]
-        rows.append([TITLES[attack], study.ARM_TITLES[arm], *[100 * one.rate for one in shares]])
+attack, rows = attacks[0], []
+for arm in ("cleanclip", "ta_cleaner"):
+    settings, own = arena.settings(arm, chosen[attack, arm].rate), chosen[attack, arm].seen
+    seen = study.with_overlap(arena, victims[attack], rooms, settings, seed, store)
+    run.proportion(f"overlap_asr.{attack}.{arm}", seen.success)
+    shares = [own.success, seen.success, own.accuracy, seen.accuracy]
+    rows.append([TITLES[attack], study.ARM_TITLES[arm], *[100 * one.rate for one in shares]])
 names = ["ASR disjoint", "ASR overlap", "accuracy disjoint", "accuracy overlap"]
 frame = pd.DataFrame(rows, columns=["attack", "repair", *names]).round(1)
 run.table("overlap", frame, caption="The same repairs with disjoint and with overlapping clean pairs, in percent.")
@@ -409,7 +422,7 @@ run.table("overlap", frame, caption="The same repairs with disjoint and with ove
 # %%
 if scratch_pairs:
     training = ClipTraining(scratch_epochs, 128, 2e-3, 50, 0.05)
-    recipe = arena.recipe("badnet", seed, pairs=scratch_pairs, poison=3 * poison, start="scratch", training=training)
+    recipe = arena.recipe("badnet", seed, pairs=scratch_pairs, poison=poison, start="scratch", training=training)
     scratch = train_clip_victim(recipe, store)
     seen = study.look(scratch.model, scratch, rooms, top_k)
     run.proportion("scratch.accuracy", seen.accuracy)
@@ -468,7 +481,13 @@ run.finish()
 #   A claim that fails here fails for this reconstruction.
 # - **An optimised patch is also an adversarial patch.** What it does to the clean base is in the table of victims. A repair
 #   is judged on the poisoned model, but it cannot be expected to go far below that control.
+# - **The defender here is poor.** He has {glue:text}`cost.cleanclip.pairs:.0f` clean pairs and
+#   {glue:text}`cost.cleanclip.steps:.0f` steps; CleanCLIP's own code takes 100,000 pairs and more than 15,000 steps. A repair
+#   that fails within three points of accuracy here may succeed with that budget; the order of the arms on the trade-off
+#   curve says more than the level.
 # - **The rule for the learning rate is part of every result.** The figure of trade-offs shows what other choices would give.
+# - **False negatives.** The sub-text term treats the fragments of other pictures as wrong. In a world of twelve nouns and
+#   eight colours many of them are true of the picture as well, which costs accuracy. Captions of photographs collide less.
 # - **Twelve nouns are few.** A negative sub-text names one of eleven wrong nouns; over a thousand classes a chance hit on
 #   the target is rarer. Hence the row in which the target's word is allowed.
 #
