@@ -47,13 +47,12 @@ attacks = ["badnet", "blended", "dual_key", "badclip"]  # detection is measured 
 repaired = ["badnet", "blended"]  # all repairs on these; the first is the one of all sweeps
 noise = 0.1  # share of the suspect pool whose texts are exchanged
 suspects = 64  # pairs to forget
-kept = 640  # pairs of the pool that retain knowledge
+kept = 512  # pairs of the pool that retain knowledge
 clean = 640  # pairs of the defender, for fine-tuning and CleanCLIP only
-exam = 1200  # pictures of the examination
+exam = 960  # pictures of the examination
 rates = [1e-4, 3e-4, 1e-3]  # learning rates of every repair
-middle = 3e-4  # of the sweeps
-epochs = 4  # of unlearning
-repair_epochs = 6  # of fine-tuning and CleanCLIP
+epochs = 3  # of unlearning
+repair_epochs = 5  # of fine-tuning and CleanCLIP
 weak_share = 0.2  # of the pool, overfitted on
 overfit_epochs = 5
 overfit_rate = 1e-3
@@ -61,9 +60,9 @@ other_rates = [5e-4, 2e-3]  # of overfitting, for comparison
 isolation_epochs = 1
 weight = 5.0  # of the loss of forgetting
 counts = [4, 16, 64, 256]  # sizes of the set to forget
-precisions = [1.0, 0.5, 0.0]  # of that set
+precisions = [1.0, 0.75, 0.5, 0.25, 0.0]  # of that set
 reached = 15.0  # % attack success that counts as repaired
-curve = 400  # pictures for the attack success after each epoch
+curve = 240  # pictures for the attack success after each epoch
 
 # %%
 import pandas as pd
@@ -102,7 +101,7 @@ store = default_store()
 # | $T^{loc}_i$ | the words with the largest $\Delta_k$, alone |
 #
 # The world is the book's [scenes](../../data): pictures of one or two shapes, with captions of a small grammar. The pool
-# keeps its genuine stars, about one picture in six with a star on it: a model that forgets the *word* pays for it in
+# keeps its genuine stars, about one picture in eight with a star on it: a model that forgets the *word* pays for it in
 # accuracy, which the column *stars found* shows. A tenth of the pool's texts are exchanged among each other, as data from
 # the web has mismatched pairs that nobody poisoned. The victims were trained on the pool as it was before the exchange.
 
@@ -119,8 +118,8 @@ arena = ubt.Arena(
     probe=min(exam, 960),
     overfitting=Overfitting(weak_share, ClipTraining(overfit_epochs, 64, overfit_rate, 0, 0.0)),
     isolation=Isolation(training=ClipTraining(isolation_epochs, 128, 5e-4, 10)),
-    unlearning=Unlearning(weight=weight, training=ClipTraining(epochs, 64, middle, 5, 0.0)),
-    repair=ClipTraining(repair_epochs, 64, middle, 5, 0.05),
+    unlearning=Unlearning(weight=weight, training=ClipTraining(epochs, 64, rates[0], 5, 0.0)),
+    repair=ClipTraining(repair_epochs, 64, rates[0], 5, 0.05),
     seed=seed,
 )
 run.number("setting.suspects", suspects)
@@ -139,11 +138,13 @@ for attack, case in cases.items():
     starts[attack] = found = ubt.examine(case.victim.model, case.exam)
     for what in ubt.OUTCOMES:
         run.proportion(f"victim.{attack}.{what}", getattr(found, what))
-    rows.append([TITLES[attack], *found.percent()])
-columns = ["attack", *ubt.OUTCOME_TITLES]
+    control = ubt.control(case.exam)
+    run.proportion(f"control.{attack}.success", control)
+    rows.append([TITLES[attack], *found.percent(), 100 * control.rate])
+columns = ["attack", *ubt.OUTCOME_TITLES, "success on clean CLIP"]
 caption = (
     f"The victims in percent, on {exam} pictures of one shape ({len(SHAPES)} classes); top-{arena.top} beside top-1, "
-    "and a linear probe on the frozen picture embeddings."
+    "and a linear probe on the frozen picture embeddings. Last: the same trigger shown to the shipped clean CLIP."
 )
 run.table("victims", pd.DataFrame(rows, columns=columns).round(1), caption=caption)
 
@@ -407,13 +408,14 @@ run.table("repairs", table, caption="After each repair at its own best learning 
 # classifier on the embeddings ({glue:text}`repair.badnet.local.probe_success:.1f` % after UBT,
 # {glue:text}`victim.badnet.probe_success:.1f` % before).
 #
-# The other attacks are repaired once, by UBT at one learning rate. The patch in the style of BadCLIP is the one to watch:
+# The other attacks are repaired once, by UBT at the learning rate that was best on BadNets. The patch in the style of BadCLIP is the one to watch:
 # its suspects are fewer, and the target's word is what the patch looked like before any poisoning.
 
 # %%
 rows = []
+best_rate = chosen[repaired[0], "local"]
 for attack in [a for a in attacks if a not in repaired]:
-    found = ubt.arm(arena, cases[attack], "local", middle, held_out).outcome
+    found = ubt.arm(arena, cases[attack], "local", best_rate, held_out).outcome
     for what in ubt.OUTCOMES:
         run.proportion(f"repair.{attack}.local.{what}", getattr(found, what))
     rows += [
@@ -421,7 +423,7 @@ for attack in [a for a in attacks if a not in repaired]:
     ]
 if rows:
     table = pd.DataFrame(rows, columns=["attack", "model", *ubt.OUTCOME_TITLES]).round(1)
-    run.table("others", table, caption=f"UBT on the other attacks, in percent, at a learning rate of {middle:g}.")
+    run.table("others", table, caption=f"UBT on the other attacks, in percent, at a learning rate of {best_rate:g}.")
 
 # %% [markdown]
 # In this world the poisoned texts are short templates around one noun, so *words* and *whole pairs* differ little by
@@ -436,8 +438,9 @@ if rows:
 # %%
 sizes = {}
 case = cases[repaired[0]]
+tuned = {method: ubt.with_method(arena, method, chosen[repaired[0], method]) for method in ("local", "whole")}
 for count in counts:
-    sizes[count] = found = ubt.forget(arena, case, arena.unlearning, ubt.suspects_of(arena, case, count)).outcome
+    sizes[count] = found = ubt.forget(arena, case, tuned["local"], ubt.suspects_of(arena, case, count)).outcome
     right = case.detection.precision("overfitted", count)
     run.proportion(f"size.k{count}.precision", right)
     run.proportion(f"size.k{count}.success", found.success)
@@ -454,7 +457,7 @@ purity = {}
 for method in ("local", "whole"):
     for precision in precisions:
         chosen_pairs = ubt.suspects_with_precision(arena, case, precision)
-        found = ubt.forget(arena, case, ubt.with_method(arena, method), chosen_pairs).outcome
+        found = ubt.forget(arena, case, tuned[method], chosen_pairs).outcome
         purity[method, precision] = found
         run.proportion(f"purity.{method}.p{round(100 * precision)}.success", found.success)
         run.proportion(f"purity.{method}.p{round(100 * precision)}.accuracy", found.accuracy)
@@ -471,7 +474,7 @@ for ax, found, points in panels:
             ax.plot([str(point) for point in points], values, label=f"{ubt.ARM_TITLES[method]}: {what}", **look)
 axes[0, 0].set(xlabel="suspects", ylabel="percent")
 axes[0, 1].set(xlabel="share of poisoned suspects", ylim=(-4, 104))
-axes[0, 1].legend(fontsize="small")
+figure.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize="small")
 
 # %%
 run.figure(
@@ -480,7 +483,7 @@ run.figure(
     {"sizes": [sizes[k].percent() for k in counts]}
     | {m: [purity[m, p].percent() for p in precisions] for m in ("local", "whole")},
     alt="Clean accuracy and attack success against the number of suspects, and against the share of poisoned ones.",
-    caption=f"BadNets at a learning rate of {middle:g}: size of the set to forget (left) and its precision (right).",
+    caption="BadNets, each form at its own best learning rate: size of the set to forget (left), its precision (right).",
 )
 
 # %% [markdown]
@@ -541,12 +544,12 @@ run.figure(
 
 # %%
 rows = []
-for name, found in ubt.variants(arena, case, held_out).items():
+for name, found in ubt.variants(arena, case, held_out, tuned["local"]).items():
     run.proportion(f"variant.{name}.success", found.success)
     run.proportion(f"variant.{name}.accuracy", found.accuracy)
     rows.append([ubt.VARIANT_TITLES[name], *found.percent()])
 table = pd.DataFrame(rows, columns=["variant", *ubt.OUTCOME_TITLES]).round(1)
-run.table("variants", table, caption=f"Variants of UBT on BadNets, in percent, at a learning rate of {middle:g}.")
+run.table("variants", table, caption=f"Variants of UBT on BadNets, in percent, at a learning rate of {best_rate:g}.")
 
 # %%
 shown = {"victim": case.victim.model, "after UBT": arms[repaired[0], "local", chosen[repaired[0], "local"]].model}

@@ -102,8 +102,9 @@ def test_every_arm_leaves_the_victim_and_counts_its_pairs(case, method):
 
 
 def test_variants_and_marks_cover_what_the_chapter_shows(case):
-    found = ubt.variants(ARENA, case, ubt.defenders_pairs(ARENA))
+    found = ubt.variants(ARENA, case, ubt.defenders_pairs(ARENA), ARENA.unlearning)
     assert set(found) == set(ubt.VARIANT_TITLES)
+    assert ubt.control(case.exam).n == 55
     words, effects, marks, poisoned = ubt.word_marks(case, 2)
     assert poisoned.tolist() == [True, True, False, False] and marks.any(1).all()
     for line, row, mark in zip(words, effects, marks, strict=True):

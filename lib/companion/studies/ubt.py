@@ -176,6 +176,12 @@ def examine(model: nn.Module, exam: Exam) -> Outcome:
     )
 
 
+def control(exam: Exam) -> Proportion:
+    """Return the attack success on the shipped clean CLIP, which nobody poisoned."""
+    found = zero_shot.scores(load_clip(), exam.triggered, exam.attack_prompts)
+    return zero_shot.attack_success(found, exam.pictures.labels, exam.target)
+
+
 def success_of(model: nn.Module, exam: Exam, number: int) -> Proportion:
     """Return the attack success on the first `number` pictures alone, quickly, for curves over the training."""
     part = slice(0, number)
@@ -355,13 +361,13 @@ def arm(arena: Arena, case: Case, method: str, rate: float, clean: Pairs, curve:
     """Return a victim after one of ARMS (or "none", "whole_squared") at a learning rate."""
     if method in ("fine_tuning", "cleanclip"):
         return repair_with(arena, case, method, rate, clean, curve)
-    settings = replace(arena.unlearning, method=method, training=replace(arena.unlearning.training, learning_rate=rate))
-    return forget(arena, case, settings, suspects_of(arena, case), curve=curve)
+    return forget(arena, case, with_method(arena, method, rate), suspects_of(arena, case), curve=curve)
 
 
-def with_method(arena: Arena, method: str) -> Unlearning:
-    """Return the settings of unlearning with another method, all else the same."""
-    return replace(arena.unlearning, method=method)
+def with_method(arena: Arena, method: str, rate: float) -> Unlearning:
+    """Return the settings of unlearning with another method and learning rate, all else the same."""
+    training = replace(arena.unlearning.training, learning_rate=rate)
+    return replace(arena.unlearning, method=method, training=training)
 
 
 VARIANT_TITLES = {
@@ -372,17 +378,17 @@ VARIANT_TITLES = {
 }
 
 
-def variants(arena: Arena, case: Case, clean: Pairs) -> dict[str, Outcome]:
-    """Return the outcome of each of VARIANT_TITLES; `clean`: the defender's pairs."""
+def variants(arena: Arena, case: Case, clean: Pairs, settings: Unlearning) -> dict[str, Outcome]:
+    """Return the outcome of each of VARIANT_TITLES; clean: the defender's pairs; settings: of what they vary."""
     suspects = suspects_of(arena, case)
     number = min(arena.kept, len(clean))
     planned = {
-        "whole_squared": (with_method(arena, "whole_squared"), None),
-        "projections": (replace(arena.unlearning, part="projections"), None),
-        "clean_kept": (arena.unlearning, clean.subset(torch.arange(number))),
-        "margin": (replace(arena.unlearning, margin=0.2), None),
+        "whole_squared": (replace(settings, method="whole_squared"), None),
+        "projections": (replace(settings, part="projections"), None),
+        "clean_kept": (settings, clean.subset(torch.arange(number))),
+        "margin": (replace(settings, margin=0.2), None),
     }
-    return {name: forget(arena, case, settings, suspects, kept).outcome for name, (settings, kept) in planned.items()}
+    return {name: forget(arena, case, varied, suspects, kept).outcome for name, (varied, kept) in planned.items()}
 
 
 def preparation(arena: Arena) -> int:
