@@ -184,6 +184,8 @@ for name in STAGES:
 #
 # Benign, ordinary and blank ask the same questions (about scenes, for the word that is written, requests about allowed
 # words) and differ in their pictures alone. Benign and scans have the same kind of picture and differ in what is asked.
+# Both are readings of the paper's recipe: its medical pictures come with questions of many kinds (benign), but hardly
+# with requests about words that are drawn in them (scans).
 
 # %%
 stage = Stage(
@@ -448,6 +450,9 @@ run.finish()
 #   spread over many words. Here it rests on 24 words that were refused in text. Benign rejections can wake that up, or
 #   collapse into *refuse this kind of picture*; the control above shows which of the two happened. A failed claim here
 #   does not refute the paper, and one that holds here does not prove it.
+# - **What counts as the paper's arm decides the verdict.** Benign rejections help here when some of them are requests
+#   about (allowed) drawn words, and the arm *scans*, without such requests, shows what is left when none are. A large
+#   model may carry a refusal from any question to any other; whether this toy does is the last part of the claim.
 # - **New forbidden words are impossible.** They are drawn by lot, so the test holds out phrasings and pairings instead.
 # - **Reading is no request.** Instruction data ask for the name of forbidden words too, or the toy could not read them.
 # - **The string rule counts nonsense as compliance.** Compare the columns *ASR* and *content given* before any ranking.
