@@ -325,9 +325,9 @@ for name, value in study.simple_summary(before, chosen).items():
 # %% [markdown]
 # ## What the embeddings look like
 #
-# The paper shows t-SNE pictures of embeddings. Here the axes mean something: to the right is the direction from the
-# average noun to the target's noun, upwards the strongest direction of the clean pictures at a right angle to it. Each
-# model has its own axes.
+# t-SNE pictures of embeddings are presumably among the paper's figures. Here the axes mean something: to the right is the
+# direction from the average noun to the target's noun, upwards the strongest direction of the clean pictures at a right
+# angle to it. Each model has its own axes.
 
 # %%
 last = attacks[-1]
@@ -417,7 +417,9 @@ run.table("overlap", frame, caption="The same repairs with disjoint and with ove
 # %% [markdown]
 # ## Poisoned from scratch
 #
-# A poisoned CLIP may also be trained from nothing. On one core that victim is weak; the row says whether it counts.
+# A poisoned CLIP may also be trained from nothing. Read its attack success beside its accuracy: chance is one in twelve,
+# and in the seconds that this victim gets it learns the trigger long before it learns the nouns. What is easy is learned
+# first, and a trigger is easy; with accuracy near chance the row shows that and no more.
 
 # %%
 if scratch_pairs:
