@@ -72,6 +72,11 @@ def test_phone_width_does_not_scroll_sideways(reader, page):
         ".map(e => e.outerHTML.slice(0, 120))"
     )
     assert not wide
+    captions = reader.script(
+        "return [...document.querySelectorAll('.table-box caption')].map(c => ({text: c.textContent.slice(0, 60),"
+        " over: c.getBoundingClientRect().width - c.closest('.table-box').clientWidth})).filter(c => c.over > 1)"
+    )
+    assert not captions, "a table's caption is cut at the edge of its box"
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

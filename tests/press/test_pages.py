@@ -105,6 +105,18 @@ def test_lines_of_a_displayed_formula_become_a_table(name):
     assert len(root.findall(".//{*}mtr")) == 2
 
 
+@pytest.mark.parametrize(("command", "tag"), [("underbrace", "munder"), ("overbrace", "mover")])
+def test_the_word_of_a_brace_stands_at_the_brace(command, tag):
+    script = {"underbrace": "_", "overbrace": "^"}[command]
+    root = ElementTree.fromstring(to_mathml(rf"\{command}{{x + y}}{script}{{\text{{word}}}}", True))
+    (outer,) = (element for element in root if element.tag.endswith(tag))
+    assert outer[0].tag.endswith(tag) and outer[1].text == "word"
+
+
+def test_the_difference_of_sets_is_a_sign_that_fonts_have():
+    assert "<mo>∖</mo>" in to_mathml(r"N \setminus i", False)
+
+
 def test_a_formula_that_cannot_be_printed_is_named():
     with pytest.raises(ValueError, match="nosuchcommand"):
         to_mathml(r"\nosuchcommand{x}", False)

@@ -14,6 +14,7 @@ ElementTree.register_namespace("", NAMESPACE.strip("{}"))
 ALIASES = {r"\dots": r"\ldots", r"\bm": r"\boldsymbol", r"\argmax": r"\arg\max", r"\argmin": r"\arg\min"}
 # \frac12 and \frac1m: the converter takes all digits as the numerator and what follows as the denominator
 SHORT_FRACTION = re.compile(r"(\\[dt]?frac)(?![A-Za-z])\s*([0-9A-Za-z])(?:\s*([0-9A-Za-z])|(?=\s*[{\\]))")
+BRACES = set("⏟⏞")
 ACCENTS = set("¯ˉ_‾^ˆ~˜˙¨→⃗´`˘ˇ")
 ENTITY = re.compile(r"&(?!amp;|lt;|gt;|quot;|#)\w+;")  # such as &ApplyFunction;, which only HTML knows
 ALIGNED = re.compile(r"\\(begin|end)\{(align|gather|split|eqnarray|multline)\*?\}")
@@ -33,7 +34,7 @@ def to_mathml(tex: str, block: bool) -> str:
             tex = rf"\begin{{aligned}}{tex}\end{{aligned}}"
     try:
         markup = ENTITY.sub(lambda match: html.unescape(match.group()), tex2mathml(tex.strip(), as_block=block))
-        markup = _index_beside_accent(re.sub(r"\s*\n\s*", "", markup))
+        markup = _mend(re.sub(r"\s*\n\s*", "", markup))
     except Exception as error:  # docutils raises MathError, SyntaxError and, on odd input, others
         raise ValueError(str(error).splitlines()[0] if str(error) else type(error).__name__) from None
     return BARS.sub(r'<mo stretchy="false"\2>\3</mo>', FENCED.sub(r'<\1><mo stretchy="false" form="postfix">', markup))
@@ -44,8 +45,11 @@ def _braced(match: re.Match) -> str:
     return f"{command}{{{above}}}" + (f"{{{below}}}" if below else "")
 
 
-def _index_beside_accent(markup: str) -> str:
-    r"""Return MathML in which \bar{x}_i has its index beside the letter; the converter puts it below."""
+def _mend(markup: str) -> str:
+    r"""Return MathML in which \bar{x}_i has its index beside the letter, and \underbrace{x}_i its word below the brace.
+
+    The converter does it the other way round in both cases.
+    """
     root = ElementTree.fromstring(markup)
     for element in root.iter():
         below = element.tag == f"{NAMESPACE}munderover" and element[2].tag == f"{NAMESPACE}mo"
@@ -54,7 +58,13 @@ def _index_beside_accent(markup: str) -> str:
             element.tag = f"{NAMESPACE}msub"
             element[:] = [ElementTree.Element(f"{NAMESPACE}mover", accent="true"), index]
             element[0].extend([base, accent])
-    for accent in root.iter(f"{NAMESPACE}mo"):
-        if accent.get("accent") and accent.text == "_":  # \overline
-            accent.text = "‾"
+    for element in root.iter():
+        script = {f"{NAMESPACE}msub": "munder", f"{NAMESPACE}msup": "mover"}.get(element.tag)
+        if script and element[0].tag == f"{NAMESPACE}{script}" and element[0][-1].text in BRACES:
+            element.tag = element[0].tag
+    for sign in root.iter(f"{NAMESPACE}mo"):
+        if sign.get("accent") and sign.text == "_":  # \overline
+            sign.text = "‾"
+        elif sign.text == "⧵":  # \setminus; few fonts have that one
+            sign.text = "∖"
     return ElementTree.tostring(root, encoding="unicode")
