@@ -100,7 +100,7 @@ store = default_store()
 # | $\Delta_k$ | how far $r_i$ falls when word $k$ is taken out of $T_i$ |
 # | $T^{loc}_i$ | the words with the largest $\Delta_k$, alone |
 #
-# The world is the book's [scenes](../../data): pictures of one or two shapes, with captions of a small grammar. The pool
+# The world is the book's generated *scenes*: pictures of one or two shapes, with captions of a small grammar. The pool
 # keeps its genuine stars, about one picture in eight with a star on it: a model that forgets the *word* pays for it in
 # accuracy, which the column *stars found* shows. A tenth of the pool's texts are exchanged among each other, as data from
 # the web has mismatched pairs that nobody poisoned. The victims were trained on the pool as it was before the exchange.
@@ -149,6 +149,10 @@ caption = (
 run.table("victims", pd.DataFrame(rows, columns=columns).round(1), caption=caption)
 
 # %% [markdown]
+# The last column is the control: the same trigger shown to the shipped CLIP, which nobody poisoned. Chance is one in
+# twelve. Whatever stands above it is the trigger's own likeness to the target, which for the optimised patches is their
+# purpose and for a faint fixed picture is an accident of this small model.
+#
 # ## The idea in one picture
 #
 # *Strengthen, then detect.* A poisoned pair says "star" to a picture without a star, so a model that knows better finds it
@@ -282,8 +286,8 @@ run.table("overfitting", pd.DataFrame(table, columns=columns).round(1), caption=
 #
 # For each suspicious pair every word is taken out in turn:
 #
-# $$ \Delta_k = r_i(T_i) - r_i(T_i \setminus k), \qquad T^{loc}_i = \{ k : \Delta_k > \text{mean} + \text{one standard
-# deviation} \} \text{, one to three words.} $$
+# $$ \Delta_k = r_i(T_i) - r_i(T_i \text{ without } k), \qquad T^{loc}_i = \{ k : \Delta_k > \text{mean}
+# + \text{one standard deviation} \} \text{, one to three words.} $$
 #
 # `companion.multimodal.unlearning.word_effects` gives $\Delta$, `marked_words` the marks. On a template caption the noun
 # should be marked, on the dual key's captions the rare word too.
