@@ -49,7 +49,7 @@ def test_the_shipped_weights_have_their_cards_metrics_and_the_gap():
     """The chapter stands on this: aligned in text, safe through the matched projector, open after tuning."""
     found = {one.metric: one for one in zoo.evaluate_shipped(BASE)}
     assert all(one.close for one in found.values()), [one for one in found.values() if not one.close]
-    assert found["tuned.asr.text"].found < 10 < found["matched.asr.typography"].found + 10
+    assert found["tuned.asr.text"].found < 10
     assert found["tuned.asr.typography"].found > 60 and found["matched.asr.typography"].found < 30
     assert zoo.read_card(BASE.name)["weights"]["bytes"] < 6_000_000
 
