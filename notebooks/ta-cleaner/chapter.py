@@ -487,6 +487,11 @@ run.finish()
 #   {glue:text}`cost.cleanclip.steps:.0f` steps; CleanCLIP's own code takes 100,000 pairs and more than 15,000 steps. A repair
 #   that fails within three points of accuracy here may succeed with that budget; the order of the arms on the trade-off
 #   curve says more than the level.
+# - **Parts can hold for an empty reason.** Where no arm removes a backdoor within the rule, the gap between CleanCLIP and
+#   TA-Cleaner is small and CleanCLIP leaves a high attack success, and both are parts of claims. Read a verdict by its
+#   parts; a difference of a point or two between arms lies inside the intervals.
+# - **Some attacks did not take.** {glue:text}`victims.backdoored:.0f` victims of this run count as backdoored. The warp and,
+#   by a point, the patch can miss the 90 % that were fixed beforehand; their rows are shown and enter no verdict.
 # - **The rule for the learning rate is part of every result.** The figure of trade-offs shows what other choices would give.
 # - **False negatives.** The sub-text term treats the fragments of other pictures as wrong. In a world of twelve nouns and
 #   eight colours many of them are true of the picture as well, which costs accuracy. Captions of photographs collide less.
