@@ -133,7 +133,7 @@ def test_the_ledger_sorts_by_every_column(reader):
 
 
 def test_the_ledger_filters(reader):
-    """By a verdict that some rows have, and then by a word of one of them; whatever chapters exist."""
+    """By every verdict, and then by a word of a row of one that has rows; whatever chapters and verdicts there are."""
     from selenium.webdriver.support.ui import Select
 
     reader.open("claims.html")
@@ -143,9 +143,11 @@ def test_the_ledger_filters(reader):
     for option in [option.text for option in chooser.options[1:]]:
         chooser.select_by_visible_text(option)
         counts[option] = len(_column(reader, 0))
-    option = next(name for name, count in counts.items() if 0 < count < everything)
+        said = f"{counts[option]} of {everything} rows" if counts[option] < everything else f"{everything} rows"
+        assert reader.find(".ledger-count")[0].text == said
+    assert min(counts.values()) < everything <= sum(counts.values())
+    option = next(name for name, count in counts.items() if count)
     chooser.select_by_visible_text(option)
-    assert reader.find(".ledger-count")[0].text == f"{counts[option]} of {everything} rows"
     word = max(_column(reader, 1)[0].split(), key=len)
     reader.find(".ledger-filter input")[0].send_keys(word)
     texts = reader.script(
