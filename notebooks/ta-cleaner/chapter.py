@@ -486,7 +486,8 @@ run.finish()
 # - **The defender here is poor.** He has {glue:text}`cost.cleanclip.pairs:.0f` clean pairs and
 #   {glue:text}`cost.cleanclip.steps:.0f` steps; CleanCLIP's own code takes 100,000 pairs and more than 15,000 steps. A repair
 #   that fails within three points of accuracy here may succeed with that budget; the order of the arms on the trade-off
-#   curve says more than the level.
+#   curve says more than the level. The `real` profile gives him several times as many pairs: the numbers of its recorded
+#   run stand under each verdict, beside those of the small budget.
 # - **Parts can hold for an empty reason.** Where no arm removes a backdoor within the rule, the gap between CleanCLIP and
 #   TA-Cleaner is small and CleanCLIP leaves a high attack success, and both are parts of claims. Read a verdict by its
 #   parts; a difference of a point or two between arms lies inside the intervals.
