@@ -1,5 +1,6 @@
 """A tiny CLIP of the real class: embeddings, zero-shot answers, triggers, repairs that leave the victim as it was."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -11,8 +12,8 @@ from companion.errors import CompanionError
 from companion.metrics import attack_success_rate
 from companion.multimodal import checkpoints, clip_network, clip_training, clip_triggers, zero_shot
 from companion.multimodal.clip_augmentation import changed_images, changed_words
+from companion.multimodal.clip_checkpoint import fold_normalisation, load_for_clip_network
 from companion.multimodal.clip_defences import METHODS, Repair, repair
-from companion.multimodal.clip_published import DEVIATION, MEAN, adapted
 from companion.multimodal.initialising import initialised_from
 from companion.multimodal.pairs import draw_examination, draw_pairs, poison_pairs, prompts, prompts_of, tokenizer
 from companion.seeding import generator
@@ -197,13 +198,15 @@ def test_a_checkpoint_of_the_published_form_takes_the_same_path(tmp_path, clean)
     with initialised_from(generator(1, "weights")):
         CLIPModel(config).save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
+    settings = {"image_mean": (0.48145466, 0.4578275, 0.40821073), "image_std": (0.26862954, 0.26130258, 0.27577711)}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
     read = checkpoints.load_clip(tmp_path).model
-    real = adapted(read)
-    mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, DEVIATION))
+    real, _ = load_for_clip_network(tmp_path)
+    mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in settings.values())
     theirs = F.normalize(read.get_image_features((clean.images - mean) / deviation).pooler_output, dim=-1)
     assert torch.allclose(clip_network.embed_images(real, clean.images), theirs, atol=1e-5)
     with pytest.raises(CompanionError, match="tower of 9 channels"):
-        adapted(real)
+        fold_normalisation(real, *settings.values())
     found = zero_shot.scores(real, clean.images, prompts())
     assert found.shape == (24, 12) and found.abs().max() <= 1 + 1e-5
     settings = Repair("ta_cleaner", clip_training.ClipTraining(1, 8, 1e-3, 1), sub_texts=2)

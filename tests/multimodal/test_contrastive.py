@@ -59,7 +59,7 @@ def test_the_sub_text_term_by_hand_and_what_each_form_moves():
 
 
 def test_one_pair_and_unlike_shapes_are_refused():
-    with pytest.raises(CompanionError, match="at least|N >= 2"):
+    with pytest.raises(CompanionError, match=r"at least|N >= 2"):
         contrastive.symmetric_loss(unit(1, 4, 0), unit(1, 4, 1), 1.0)
     with pytest.raises(CompanionError, match="same shape"):
         contrastive.one_way_loss(unit(3, 4, 0), unit(4, 4, 1), 1.0)

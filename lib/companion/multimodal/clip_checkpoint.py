@@ -58,7 +58,10 @@ def fold_normalisation(model: nn.Module, mean: Sequence[float], deviation: Seque
     With u = (x - 0.5) / 0.25 the old input is a u + b, a = 0.25 / deviation, b = (0.5 - mean) / deviation, per colour.
     The patch embedding is linear and without padding: its weights are multiplied by a, and what it makes of b, the same
     for every patch, is added to the positions of the patches. Edge energies get weights of 0; training may move them.
+    Raises `CompanionError` for a tower of another number of channels than 3.
     """
+    if (found := model.config.vision_config.num_channels) != 3:
+        raise CompanionError(f"a vision tower of {found} channels: expected a published CLIP, which has 3.")
     layers = model.vision_model.embeddings
     weight = layers.patch_embedding.weight  # (D, 3, P, P)
     mean, deviation = (torch.tensor(values, dtype=weight.dtype, device=weight.device) for values in (mean, deviation))
