@@ -534,9 +534,10 @@ caption = f"BadNets victims after MOTH with the same {repair_size} clean images.
 run.table("moth", pd.DataFrame(rows, columns=columns).round(1), caption=caption)
 
 # %% [markdown]
-# After MOTH plain BadNets keeps {glue:text}`moth_asr.badnets.plain:.1f` % success and {glue:text}`moth_accuracy.badnets.plain:.1f`
-# % accuracy, BELT (mo) {glue:text}`moth_asr.badnets.mo:.1f` and {glue:text}`moth_accuracy.badnets.mo:.1f` %. Compare the
-# accuracy with the first table too: hardening that costs many points is no bargain even where it removes the backdoor.
+# After MOTH plain BadNets keeps {glue:text}`moth_asr.badnets.plain:.1f` % success and
+# {glue:text}`moth_accuracy.badnets.plain:.1f` % accuracy, BELT (mo) {glue:text}`moth_asr.badnets.mo:.1f` and
+# {glue:text}`moth_accuracy.badnets.mo:.1f` %. Compare the accuracy with the first table too: hardening that costs many
+# points is no bargain even where it removes the backdoor.
 
 # %% [markdown]
 # ## Ablations: cover rate, mask rate, lambda
