@@ -190,6 +190,32 @@ def test_what_is_shown_is_recorded_and_described(project, call, found):
     assert rules(project) == found
 
 
+@pytest.mark.parametrize(
+    ("prose", "found"),
+    [
+        ("It keeps 5 %\n% accuracy.", [2]),
+        ("- It keeps 5\n  % accuracy.", [2]),
+        ("```{exercise} Five\n:label: five\nIt keeps 5\n% accuracy.\n```", [4]),
+        (":::{note}\nIt keeps 5\n% accuracy.\n:::", [3]),
+        ("It keeps 5\n+++ accuracy.", [2]),
+        ("It keeps 5 % accuracy, `x\n` % as before.", []),
+        ("```latex\n% a comment\n```", []),
+        ("```{code-block} latex\n% a comment\n```", []),
+        ("$$\nx\n% a comment\n$$ (five)", []),
+        ("Five.\n\n# %%\n# % of the images", []),
+    ],
+)
+def test_prose_that_myst_would_drop_is_named(project, prose, found):
+    cell, _, code = prose.partition("\n\n# %%")
+    written = "\n".join(f"# {line}" for line in cell.splitlines()) + (f"\n\n# %%{code}" if code else "")
+    first = replace(project, "# # A toy chapter", written)
+    findings = lint_chapter(project, "toy")
+    assert [(finding.rule, finding.line - first + 1, finding.error) for finding in findings] == [
+        ("lost-prose", line, True) for line in found
+    ]
+    assert all("break the line elsewhere" in finding.message for finding in findings)
+
+
 def test_a_chapter_must_finish_in_its_last_cell(project):
     replace(project, "recorder.finish()", "x = 1")
     assert rules(project) == ["finish"]

@@ -2,7 +2,13 @@
 
 import argparse
 import ast
+import re
 from collections.abc import Iterator
+
+from markdown_it import MarkdownIt
+from mdit_py_plugins.colon_fence import colon_fence_plugin
+from mdit_py_plugins.dollarmath import dollarmath_plugin
+from mdit_py_plugins.myst_blocks import myst_block_plugin
 
 import companion
 from companion.errors import CompanionError
@@ -15,6 +21,8 @@ from companion.press.randomness import Finding, unseeded
 
 USUAL_LINES, MOST_LINES, FUNCTION_LINES = 15, 25, 5
 TEXTS = {"figure": ("alt", "caption"), "table": ("caption",)}
+LOST = {"myst_line_comment": "%", "myst_block_break": "+++"}
+DIRECTIVE = re.compile(r"\{(?!code|math|raw)")  # those that hold prose, such as {exercise}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +71,8 @@ def lint_chapter(project: Project, slug: str) -> list[Finding]:
     for cell in cells:
         if cell.kind == "code":
             findings += _cell_findings(cell, name)
+        elif cell.kind == "markdown":
+            findings += _prose_findings(cell.source, cell.first_line + 1, name)
     findings += _recording_findings(ast.parse(code), cells, name)
     try:
         parameters(cells, name)
@@ -93,6 +103,20 @@ def _cell_findings(cell: Cell, name: str) -> Iterator[Finding]:
             if length > FUNCTION_LINES:
                 advice = f"{node.name} has {length} lines; expected at most {FUNCTION_LINES}: move it to the library"
                 yield Finding(name, cell.first_line + node.lineno, "long-function", advice)
+
+
+def _prose_findings(text: str, first_line: int, name: str) -> Iterator[Finding]:
+    """Find prose that the page would lose, because MyST takes a line's beginning for a comment or a block break."""
+    myst = MarkdownIt("commonmark").use(myst_block_plugin).use(dollarmath_plugin).use(colon_fence_plugin)
+    for token in myst.parse(text):
+        if token.type in LOST:
+            advice = (
+                f"a line that begins with {LOST[token.type]} is no text to MyST, and the page loses "
+                f"{token.content.strip()[:40]!r}: break the line elsewhere, or use <!-- --> for a comment"
+            )
+            yield Finding(name, first_line + token.map[0], "lost-prose", advice)
+        elif token.type in ("fence", "colon_fence") and DIRECTIVE.match(token.info):
+            yield from _prose_findings(token.content, first_line + token.map[0] + 1, name)
 
 
 def _recording_findings(tree: ast.Module, cells: list[Cell], name: str) -> Iterator[Finding]:
