@@ -2,6 +2,7 @@
 
 import ast
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -190,6 +191,15 @@ def test_the_ledger_lists_all_papers_and_says_which_are_not_written(toy):
     html = ledger_html(read_edition(Project(toy.root), "laptop"))
     assert html.count("chapter not written yet") == 13
     assert html.count('data-status="not tested;"') == 4
+    assert '<option value="unwritten">' in html
+
+
+def test_the_ledger_offers_no_unwritten_chapters_when_all_are_written(toy):
+    edition = read_edition(Project(toy.root), "laptop")
+    written = [paper for paper in edition.papers if paper.slug in edition.chapters]
+    html = ledger_html(replace(edition, papers=written))
+    assert html.count('data-status="not tested;"') == 4
+    assert "unwritten" not in html
 
 
 def test_contents_list_only_chapters_that_exist(toy):
