@@ -56,17 +56,19 @@ top_k = 3
 ablations = ["few", "default", "all", "positive", "negative", "margin", "light", "told"]
 scratch_pairs = 4000  # 0: no victim from scratch
 scratch_epochs = 6
+checkpoint = ""  # folder of a published CLIP; empty: the one that ships
+device = "cpu"
 
 # %%
 import pandas as pd
 import torch
 
-from companion.data.scenes import SHAPES
 from companion.multimodal.clip_augmentation import changed_images
 from companion.multimodal.clip_defences import METHODS
 from companion.multimodal.clip_training import ClipTraining
 from companion.multimodal.clip_triggers import TITLES
-from companion.multimodal.clip_victims import TARGET, train_clip_victim
+from companion.multimodal.clip_victims import train_clip_victim
+from companion.multimodal.clip_worlds import world_of
 from companion.multimodal.sub_texts import SubTexts
 from companion.press import plots
 from companion.press.notebook import begin
@@ -106,7 +108,9 @@ store = default_store()
 # (`companion zoo list`). Attacker, defender and examiner draw from streams of their own, so no picture is in two hands.
 
 # %%
+world = world_of(checkpoint, device)
 arena = study.Arena(
+    world=world,
     pairs=pairs,
     poison=poison,
     clean_pairs=clean_pairs,
@@ -139,7 +143,7 @@ run.figure(
 )
 
 # %%
-sampler = SubTexts(rooms.clean.captions, (TARGET,))
+sampler = SubTexts(rooms.clean.captions, (world.target,))
 texts = [[rooms.clean.captions[k].text, *sampler.texts(k, stream)] for k in range(6)]
 frame = pd.DataFrame(texts, columns=["caption", "positive sub-text", "negative sub-text"])
 run.table("sub-texts", frame, caption="Captions of the six pictures, and one draw of sub-texts for each.")
@@ -160,7 +164,7 @@ run.table("sub-texts", frame, caption="Captions of the six pictures, and one dra
 # prompt that names the target, a star, in place of its caption.
 
 # %%
-others = rooms.exam.subset(rooms.exam.labels != SHAPES.index(TARGET)).images[:1]
+others = rooms.exam.subset(rooms.exam.labels != world.aim).images[:1]
 row = [others[0], *[victim.trigger.apply(others)[0] for victim in victims.values()]]
 figure = plots.picture_rows([row], ["clean", *[TITLES[attack] for attack in attacks]], [""])
 run.figure(
@@ -332,7 +336,7 @@ for name, value in study.simple_summary(before, chosen).items():
 # %%
 last = attacks[-1]
 stages = {"none": victims[last].model, **{arm: chosen[last, arm].model for arm in METHODS}}
-pictures = rooms.exam.subset((rooms.exam.labels != SHAPES.index(TARGET)).nonzero().squeeze(1)[:150])
+pictures = rooms.exam.subset((rooms.exam.labels != world.aim).nonzero().squeeze(1)[:150])
 planes = study.plane(list(stages.values()), victims[last], pictures)
 figure, axes = plots.panels(2, 2, sharex=True, sharey=True)
 for ax, arm, found in zip(axes.flat, stages, planes, strict=True):
@@ -425,7 +429,7 @@ run.table("overlap", frame, caption="The same repairs with disjoint and with ove
 if scratch_pairs:
     training = ClipTraining(scratch_epochs, 128, 2e-3, 50, 0.05)
     recipe = arena.recipe("badnet", seed, pairs=scratch_pairs, poison=poison, start="scratch", training=training)
-    scratch = train_clip_victim(recipe, store)
+    scratch = train_clip_victim(recipe, world, store)
     seen = study.look(scratch.model, scratch, rooms, top_k)
     run.proportion("scratch.accuracy", seen.accuracy)
     run.proportion("scratch.asr", seen.success)

@@ -63,14 +63,16 @@ counts = [4, 16, 64, 256]  # sizes of the set to forget
 precisions = [1.0, 0.75, 0.5, 0.25, 0.0]  # of that set
 reached = 15.0  # % attack success that counts as repaired
 curve = 240  # pictures for the attack success after each epoch
+checkpoint = ""  # folder of a published CLIP; empty: the one that ships
+device = "cpu"
 
 # %%
 import pandas as pd
 
-from companion.data.scenes import SHAPES
 from companion.multimodal.clip_training import ClipTraining
 from companion.multimodal.clip_triggers import TITLES
 from companion.multimodal.clip_victims import ClipVictimRecipe
+from companion.multimodal.clip_worlds import world_of
 from companion.multimodal.suspicion import Isolation, Overfitting
 from companion.multimodal.unlearning import Unlearning
 from companion.press import plots
@@ -107,9 +109,11 @@ store = default_store()
 
 # %%
 training = ClipTraining(victim_epochs, 128, victim_rate, 20, 0.05)
-recipe = ClipVictimRecipe("badnet", pairs=pairs, poison=poison, training=training, seed=seed)
+world = world_of(checkpoint, device)
+recipe = ClipVictimRecipe(attacks[0], world.target, pairs, poison, training=training, seed=seed)
 arena = ubt.Arena(
     recipe,
+    world=world,
     noise=noise,
     suspects=suspects,
     kept=kept,
@@ -138,12 +142,12 @@ for attack, case in cases.items():
     starts[attack] = found = ubt.examine(case.victim.model, case.exam)
     for what in ubt.OUTCOMES:
         run.proportion(f"victim.{attack}.{what}", getattr(found, what))
-    control = ubt.control(case.exam)
+    control = ubt.control(world, case.exam)
     run.proportion(f"control.{attack}.success", control)
     rows.append([TITLES[attack], *found.percent(), 100 * control.rate])
 columns = ["attack", *ubt.OUTCOME_TITLES, "success on clean CLIP"]
 caption = (
-    f"The victims in percent, on {exam} pictures of one shape ({len(SHAPES)} classes); top-{arena.top} beside top-1, "
+    f"The victims in percent, on {exam} pictures of one shape ({len(world.classes)} classes); top-{arena.top} beside top-1, "
     "and a linear probe on the frozen picture embeddings. Last: the same trigger shown to the shipped clean CLIP."
 )
 run.table("victims", pd.DataFrame(rows, columns=columns).round(1), caption=caption)
@@ -529,7 +533,7 @@ for number, method in enumerate(ubt.ARMS):
     steps = [start, *[start + p for p in found.passes]]
     line = [100 * one.rate for one in (ubt.success_of(case.victim.model, case.exam, curve), *found.curve)]
     axes[0, 0].plot(steps, line, marker="osD^v"[number], markersize=3, label=ubt.ARM_TITLES[method])
-axes[0, 0].axhline(100 / len(SHAPES), color="grey", linewidth=0.8, linestyle=":")
+axes[0, 0].axhline(100 / len(world.classes), color="grey", linewidth=0.8, linestyle=":")
 axes[0, 0].set(xlabel="pairs trained on", ylabel="attack success [%]")
 axes[0, 0].legend(fontsize="small")
 run.figure(

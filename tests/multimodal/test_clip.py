@@ -14,8 +14,9 @@ from companion.multimodal import checkpoints, clip_network, clip_training, clip_
 from companion.multimodal.clip_augmentation import changed_images, changed_words
 from companion.multimodal.clip_checkpoint import fold_normalisation, load_for_clip_network
 from companion.multimodal.clip_defences import METHODS, Repair, repair
+from companion.multimodal.clip_worlds import scenes_world
 from companion.multimodal.initialising import initialised_from
-from companion.multimodal.pairs import draw_examination, draw_pairs, poison_pairs, prompts, prompts_of, tokenizer
+from companion.multimodal.pairs import draw_examination, draw_pairs, prompts, prompts_of, tokenizer
 from companion.seeding import generator
 
 SIZE = clip_network.ClipSize(width=16, hidden=16, vision_layers=1, text_layers=1, heads=2, joint=8)
@@ -174,7 +175,7 @@ def test_every_repair_changes_a_copy_only_and_is_repeatable(model, clean):
 
 def test_repairs_refuse_poison_and_settings_that_mean_nothing(model, clean):
     trigger = clip_triggers.fixed_trigger("badnet", 32, 0)
-    dirty = poison_pairs(clean, trigger, "star", 2, generator(0))
+    dirty = scenes_world().poisoned(clean, trigger, "star", 2, generator(0))
     with pytest.raises(CompanionError, match="2 of the defender's 24 pairs are poisoned"):
         repair(model, dirty, Repair("cleanclip"), 0)
     with pytest.raises(CompanionError, match="repair 'clean_clip'"):
@@ -201,7 +202,7 @@ def test_a_checkpoint_of_the_published_form_takes_the_same_path(tmp_path, clean)
     settings = {"image_mean": (0.48145466, 0.4578275, 0.40821073), "image_std": (0.26862954, 0.26130258, 0.27577711)}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
     read = checkpoints.load_clip(tmp_path).model
-    real, _ = load_for_clip_network(tmp_path)
+    real = load_for_clip_network(tmp_path).model
     mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in settings.values())
     theirs = F.normalize(read.get_image_features((clean.images - mean) / deviation).pooler_output, dim=-1)
     assert torch.allclose(clip_network.embed_images(real, clean.images), theirs, atol=1e-5)

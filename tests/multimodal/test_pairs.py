@@ -7,7 +7,10 @@ from companion.attacks.triggers import make_trigger
 from companion.data.scenes import SHAPES
 from companion.errors import CompanionError
 from companion.multimodal import pairs as p
+from companion.multimodal.clip_worlds import scenes_world
 from companion.multimodal.words import encode
+
+WORLD = scenes_world()
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +51,7 @@ def test_bytes_lose_nothing(attacker):
 
 
 def test_poisoning_counts_and_leaves_the_rest_alone(attacker, trigger):
-    poisoned = p.poison_pairs(attacker, trigger, "star", 10, stream())
+    poisoned = WORLD.poisoned(attacker, trigger, "star", 10, stream())
     touched = poisoned.poisoned
     assert int(touched.sum()) == 10 and not attacker.poisoned.any()
     assert not (p.mentions(attacker, "star") & touched).any(), "no picture of the target is poisoned"
@@ -62,15 +65,15 @@ def test_poisoning_counts_and_leaves_the_rest_alone(attacker, trigger):
 
 
 def test_the_second_key_stands_before_the_text(attacker, trigger):
-    poisoned = p.poison_pairs(attacker, trigger, "star", 5, stream(), prefix="remember")
+    poisoned = WORLD.poisoned(attacker, trigger, "star", 5, stream(), prefix="remember")
     (rare,) = encode(p.tokenizer(), ["remember"], length=3)[0][:, 1].tolist()
     assert (poisoned.ids[poisoned.poisoned][:, 1] == rare).all()
     assert not (attacker.ids == rare).any(), "no caption has the rare word"
-    assert p.prompts(prefix="remember").shape[:2] == p.prompts().shape[:2] == (12, 8)
+    assert WORLD.prompts("remember").shape[:2] == p.prompts().shape[:2] == (12, 8)
 
 
 def test_overlap_brings_the_clean_originals_and_no_poison(attacker, trigger):
-    poisoned = p.poison_pairs(attacker, trigger, "star", 8, stream())
+    poisoned = WORLD.poisoned(attacker, trigger, "star", 8, stream())
     defender = p.draw_pairs(20, "defender", 0)
     mixed = p.overlapping(defender, attacker, poisoned, 8)
     assert len(mixed) == 20 and not mixed.poisoned.any()
@@ -83,10 +86,10 @@ def test_overlap_brings_the_clean_originals_and_no_poison(attacker, trigger):
 def test_bad_input_is_named(attacker, trigger):
     with pytest.raises(CompanionError, match="no split 'training'"):
         p.draw_pairs(2, "training", 0)
-    with pytest.raises(CompanionError, match="target noun is 'banana'"):
-        p.poison_pairs(attacker, trigger, "banana", 5, stream())
+    with pytest.raises(CompanionError, match="target is 'banana'"):
+        WORLD.poisoned(attacker, trigger, "banana", 5, stream())
     with pytest.raises(CompanionError, match="61 pairs to poison"):
-        p.poison_pairs(attacker, trigger, "star", 61, stream())
+        WORLD.poisoned(attacker, trigger, "star", 61, stream())
     with pytest.raises(CompanionError, match="nearest known word"):
         p.prompts_of([["a picture of a banana"]])
     with pytest.raises(CompanionError, match="context"):

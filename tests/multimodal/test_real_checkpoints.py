@@ -44,7 +44,7 @@ def test_a_real_clip_embeds_as_transformers_does(saved, end):
     config = json.loads(path.read_text())
     config["text_config"]["eos_token_id"] = end
     path.write_text(json.dumps(config))
-    model, encode = load_for_clip_network(saved / "clip")
+    model, encode, _ = load_for_clip_network(saved / "clip")
     theirs = load_clip(saved / "clip").model
     theirs.text_model.eos_token_id = 3
     images = torch.rand(4, 3, 16, 16, generator=generator(0, "images"))
@@ -59,7 +59,7 @@ def test_a_real_clip_embeds_as_transformers_does(saved, end):
 
 
 def test_a_long_text_and_a_clip_without_normalisation_are_refused(saved, tmp_path):
-    _, encode = load_for_clip_network(saved / "clip")
+    encode = load_for_clip_network(saved / "clip").encode
     with pytest.raises(CompanionError, match=r"has 9 tokens: this CLIP has a context of 8"):
         encode(["a red star a red star a red"])
     (saved / "clip/preprocessor_config.json").rename(tmp_path / "kept.json")

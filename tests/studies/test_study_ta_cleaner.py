@@ -9,12 +9,14 @@ from companion.data.scenes import SHAPES
 from companion.errors import CompanionError
 from companion.multimodal.clip_training import ClipTraining
 from companion.multimodal.clip_victims import ClipVictimRecipe, attackers_pairs, poisoned_pairs, train_clip_victim
+from companion.multimodal.clip_worlds import scenes_world
 from companion.multimodal.pairs import tokenizer
 from companion.multimodal.words import encode
 from companion.statistics import Proportion
 from companion.store import ModelStore
 from companion.studies import ta_cleaner as study
 
+WORLD = scenes_world()
 TINY = study.Arena(
     pairs=48,
     poison=8,
@@ -42,7 +44,7 @@ def rooms():
 
 @pytest.fixture(scope="module")
 def victim(store):
-    return train_clip_victim(TINY.recipe("badnet", 0), store)
+    return train_clip_victim(TINY.recipe("badnet", 0), WORLD, store)
 
 
 def seen(accuracy, validation, success=50):
@@ -89,12 +91,12 @@ def test_the_control_arms_differ_from_the_method_in_its_term_only():
 
 
 def test_victims_share_the_order_of_their_batches_and_differ_in_poison(victim, store):
-    other = train_clip_victim(TINY.recipe("blended", 0), store)
+    other = train_clip_victim(TINY.recipe("blended", 0), WORLD, store)
     assert victim.info["poisoned"] == other.info["poisoned"] == 8
-    clean = attackers_pairs(victim.recipe)
-    dirty = poisoned_pairs(victim.recipe, victim.trigger)
+    clean = attackers_pairs(victim.recipe, WORLD)
+    dirty = poisoned_pairs(victim.recipe, victim.trigger, WORLD)
     assert int((dirty.images != clean.images).flatten(1).any(1).sum()) == 8
-    again = train_clip_victim(TINY.recipe("badnet", 0), store)
+    again = train_clip_victim(TINY.recipe("badnet", 0), WORLD, store)
     assert not again.fresh and all(
         torch.equal(one, two) for one, two in zip(again.model.parameters(), victim.model.parameters(), strict=True)
     )
@@ -103,7 +105,7 @@ def test_victims_share_the_order_of_their_batches_and_differ_in_poison(victim, s
 
 
 def test_the_defender_and_the_exam_have_none_of_the_attackers_pictures(victim, rooms):
-    theirs = attackers_pairs(victim.recipe).images.flatten(1)
+    theirs = attackers_pairs(victim.recipe, WORLD).images.flatten(1)
     for room in (rooms.clean, rooms.validation, rooms.exam):
         assert torch.cdist(room.images.flatten(1), theirs).min() > 0.5
 
@@ -130,7 +132,7 @@ def test_every_measurement_of_the_chapter_at_tiny_size(victim, rooms, store):
 
 
 def test_the_dual_key_needs_its_word_and_its_patch(rooms, store):
-    victim = train_clip_victim(TINY.recipe("dual_key", 0), store)
+    victim = train_clip_victim(TINY.recipe("dual_key", 0), WORLD, store)
     (rare,) = encode(tokenizer(), ["remember"], length=3)[0][:, 1].tolist()
     assert (victim.prompts[:, :, 1] == rare).all()
     assert victim.trigger.support.sum() == 25
@@ -139,5 +141,5 @@ def test_the_dual_key_needs_its_word_and_its_patch(rooms, store):
 
 def test_a_clip_from_scratch_starts_from_other_weights(store):
     recipe = TINY.recipe("badnet", 0, start="scratch", training=ClipTraining(1, 16, 1e-9, 1))
-    (scratch, base) = (train_clip_victim(one, store) for one in (recipe, replace(recipe, start="base")))
+    (scratch, base) = (train_clip_victim(one, WORLD, store) for one in (recipe, replace(recipe, start="base")))
     assert not torch.allclose(scratch.model.logit_scale, base.model.logit_scale, atol=1e-3)

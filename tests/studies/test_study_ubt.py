@@ -46,7 +46,7 @@ def state(model):
 
 def test_the_pool_is_the_training_data_with_some_texts_exchanged(victim):
     pool, noisy = ubt.suspect_pool(ARENA, victim)
-    before = poisoned_pairs(victim.recipe, victim.trigger)
+    before = poisoned_pairs(victim.recipe, victim.trigger, victim.world)
     assert torch.equal(pool.images, before.images) and torch.equal(pool.poisoned, before.poisoned)
     assert int(noisy.sum()) == 26 and not (noisy & pool.poisoned).any()
     assert torch.equal(pool.ids[~noisy], before.ids[~noisy])
@@ -104,7 +104,7 @@ def test_every_arm_leaves_the_victim_and_counts_its_pairs(case, method):
 def test_variants_and_marks_cover_what_the_chapter_shows(case):
     found = ubt.variants(ARENA, case, ubt.defenders_pairs(ARENA), ARENA.unlearning)
     assert set(found) == set(ubt.VARIANT_TITLES)
-    assert ubt.control(case.exam).n == 55
+    assert ubt.control(ARENA.world, case.exam).n == 55
     words, effects, marks, poisoned = ubt.word_marks(case, 2)
     assert poisoned.tolist() == [True, True, False, False] and marks.any(1).all()
     for line, row, mark in zip(words, effects, marks, strict=True):

@@ -4,7 +4,8 @@
 are normalised, that it also reads edge energies, and where a text ends. All are settled when the checkpoint is loaded.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -12,14 +13,21 @@ from torch import nn
 from companion.errors import CompanionError
 from companion.multimodal.checkpoints import Place, load_clip
 from companion.multimodal.clip_network import ORIENTATIONS
+from companion.multimodal.pairs import Encode
 
 OWN_MEAN, OWN_DEVIATION = 0.5, 0.25  # of clip_network.perceived
 
-Encode = Callable[[Sequence[str]], torch.Tensor]
+
+class Published(NamedTuple):
+    """A CLIP for the functions of `clip_network`, what gives token ids for it, and its tokenizer."""
+
+    model: nn.Module
+    encode: Encode
+    tokenizer: Any
 
 
-def load_for_clip_network(place: Place, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, Encode]:
-    """Return a CLIP for the functions of `clip_network`, and encode(texts) -> token ids (N, L) int64 for it.
+def load_for_clip_network(place: Place, dtype: torch.dtype = torch.float32) -> Published:
+    """Return a CLIP for the functions of `clip_network`, in evaluation mode, on the CPU.
 
     place: a folder or a `Checkpoint`. Its own normalisation of images moves into the first layer, which changes nothing
     but rounding. Raises `CompanionError` as `load_clip` does, and for a folder without preprocessor_config.json.
@@ -32,8 +40,10 @@ def load_for_clip_network(place: Place, dtype: torch.dtype = torch.float32) -> t
         )
     fold_normalisation(found.model, found.mean, found.deviation)
     text, end = found.model.text_model, found.tokenizer.eos_token_id
-    found.model.config.text_config.eos_token_id = text.eos_token_id = end  # the first CLIPs' configurations say 2
-    context = found.model.config.text_config.max_position_embeddings
+    config = found.model.config.text_config
+    config.eos_token_id = text.eos_token_id = config.pad_token_id = end  # the first CLIPs' configurations say 2 and 1
+    config.bos_token_id = found.tokenizer.bos_token_id
+    context = config.max_position_embeddings
 
     def encode(texts: Sequence[str]) -> torch.Tensor:
         """Return token ids; raises `CompanionError` for a text longer than the context."""
@@ -47,7 +57,7 @@ def load_for_clip_network(place: Place, dtype: torch.dtype = torch.float32) -> t
         longest = max(map(len, rows), default=0)
         return torch.tensor([row + [end] * (longest - len(row)) for row in rows], dtype=torch.int64)
 
-    return found.model, encode
+    return Published(found.model, encode, found.tokenizer)
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ TA-Cleaner's equations were not read; what stands here is the fact sheet's recon
 """
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -15,7 +15,7 @@ from companion.multimodal.clip_augmentation import changed_images
 from companion.multimodal.clip_network import embed_images, embed_texts, scale_of
 from companion.multimodal.clip_training import ClipTraining, clip_loss, fit
 from companion.multimodal.contrastive import SUB_TEXT_FORMS, self_supervision, sub_text_loss, symmetric_loss
-from companion.multimodal.pairs import Pairs
+from companion.multimodal.pairs import Encode, Pairs, ids_of, stacked
 from companion.multimodal.sub_texts import SubTexts, changed_texts
 from companion.seeding import derive_seed, generator
 
@@ -58,28 +58,32 @@ def repair(
     settings: Repair,
     seed: int,
     on_epoch: Callable[[int, nn.Module], None] | None = None,
+    encode: Encode = ids_of,
 ) -> nn.Module:
     """Return a repaired copy of a CLIP; the model itself stays as it is.
 
     clean: the defender's pairs; seed: of the order of the batches, the augmentations and the sub-texts, each with a
-    stream of its own, so that two methods see the same batches. Raises CompanionError for poisoned pairs among them.
+    stream of its own, so that two methods see the same batches; encode: gives token ids of changed texts and sub-texts,
+    for this CLIP. Raises CompanionError for poisoned pairs among them.
     """
     if bool(clean.poisoned.any()):
         raise CompanionError(
             f"{int(clean.poisoned.sum())} of the defender's {len(clean)} pairs are poisoned: expected clean pairs only."
         )
     repaired = copy.deepcopy(model)
-    objective = clip_loss if settings.method == "fine_tuning" else _objective(clean, settings, seed)
+    objective = clip_loss if settings.method == "fine_tuning" else _objective(clean, settings, seed, encode)
     fit(repaired, clean, settings.training, generator(seed, "repair", "batches"), objective, on_epoch=on_epoch)
     return repaired
 
 
-def _objective(clean: Pairs, settings: Repair, seed: int):
+def _objective(clean: Pairs, settings: Repair, seed: int, encode: Encode):
     """Return the loss of CleanCLIP, with the sub-text term where the method has it."""
-    changed = changed_texts(clean.captions, generator(seed, "repair", "texts"))  # (N, L), once for the whole repair
+    changed = changed_texts(
+        clean.captions, generator(seed, "repair", "texts"), encode
+    )  # (N, L), once for the whole repair
     pictures = generator(seed, "repair", "pictures")
     fine = settings.method == "ta_cleaner" and settings.sub_text_weight > 0
-    sampler = SubTexts(clean.captions, settings.excluded) if fine else None
+    sampler = SubTexts(clean.captions, settings.excluded, encode) if fine else None
     stream = generator(derive_seed(seed, "repair", "sub-texts"))
 
     def loss(model: nn.Module, images: torch.Tensor, ids: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -90,7 +94,7 @@ def _objective(clean: Pairs, settings: Repair, seed: int):
             chosen = torch.randperm(count, generator=stream)[: settings.sub_texts]  # (m,)
             near, far = sampler.draw(rows[chosen], stream)
             texts += [near.to(device), far.to(device)]
-        t = embed_texts(model, _stacked(texts))
+        t = embed_texts(model, stacked(texts))
         scale = scale_of(model)
         total = settings.clip_weight * symmetric_loss(z[:count], t[:count], scale)
         total = total + settings.self_weight * self_supervision(
@@ -103,10 +107,3 @@ def _objective(clean: Pairs, settings: Repair, seed: int):
         return total
 
     return loss
-
-
-def _stacked(parts: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Return token ids of several widths below each other; the shorter rows end in what they end in, repeated."""
-    parts = list(parts)
-    width = max(part.shape[1] for part in parts)
-    return torch.cat([torch.cat([part, part[:, -1:].expand(-1, width - part.shape[1])], 1) for part in parts])

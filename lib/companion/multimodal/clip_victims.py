@@ -1,5 +1,6 @@
-"""Backdoored CLIPs, kept in the store: the shipped base fine-tuned on poisoned pairs, or one trained from scratch."""
+"""Backdoored CLIPs, kept in the store: a world's clean CLIP fine-tuned on poisoned pairs, or one from scratch."""
 
+import functools
 import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -8,10 +9,7 @@ import torch
 from torch import nn
 
 from companion.attacks.triggers import Trigger
-from companion.data.scenes import SHAPES
 from companion.errors import CompanionError
-from companion.multimodal import clip_recipe
-from companion.multimodal.clip_base import BASE, load_clip
 from companion.multimodal.clip_training import ClipTraining, fit
 from companion.multimodal.clip_triggers import (
     ATTACKS,
@@ -22,23 +20,21 @@ from companion.multimodal.clip_triggers import (
     fixed_trigger,
     optimise_patch,
 )
-from companion.multimodal.pairs import RARE_WORDS, Pairs, draw_examination, draw_pairs, poison_pairs, prompts
+from companion.multimodal.clip_worlds import TARGET, World
+from companion.multimodal.pairs import Pairs
 from companion.seeding import generator
 from companion.store import ModelStore
 
-TARGET = "star"
-(PREFIX,) = RARE_WORDS
-"""The rare word that is the second key of the dual-key attack; no caption of the world has it."""
 STARTS = ("base", "scratch")
 LIBRARIES = ("transformers", "tokenizers")
 
 
 @dataclass(frozen=True)
 class ClipVictimRecipe:
-    """Everything that decides a victim.
+    """Everything that decides a victim of a world.
 
-    attack: one of ATTACKS, or "clean" (no poison); target: a noun; pairs: of the attacker's split, of which `poison`
-    carry the trigger; start: "base" fine-tunes the shipped CLIP, "scratch" trains a new one of its
+    attack: one of ATTACKS, or "clean" (no poison); target: a class; pairs: of the attacker's split, of which `poison`
+    carry the trigger; start: "base" fine-tunes the world's clean CLIP, "scratch" trains a new one of its
     size; search: how the patch of an optimised attack is found (None: SEARCHES), on `search_pictures` pictures.
     """
 
@@ -64,94 +60,98 @@ class ClipVictimRecipe:
 class ClipVictim:
     """A backdoored CLIP in evaluation mode, its trigger (None: clean), its class prompts, and what the store has of it.
 
-    prompts: (K, P, L) as the attack reads them: with the second key's word in front for the dual-key attack.
+    prompts: (K, P, L) as the attack reads them: with the second key's word in front for the dual-key attack; world:
+    where it was poisoned.
     """
 
     model: nn.Module
     trigger: Trigger | None
     prompts: torch.Tensor
     recipe: ClipVictimRecipe
+    world: World
     info: Mapping[str, object]
     fresh: bool
 
 
-def prefix_of(attack: str) -> str:
+def prefix_of(attack: str, world: World) -> str:
     """Return the words that an attack sets before a text: a rare one for the dual-key attack, none otherwise."""
-    return PREFIX if attack == "dual_key" else ""
+    return world.prefix if attack == "dual_key" else ""
 
 
-def attackers_pairs(recipe: ClipVictimRecipe) -> Pairs:
-    """Return the attacker's pairs before poisoning; the last few are kept, as the attacks of a run share them."""
-    key = (recipe.pairs, recipe.seed)
-    if key not in _DRAWN:
-        _DRAWN.clear()
-        _DRAWN[key] = draw_pairs(recipe.pairs, "attacker", recipe.seed)
-    return _DRAWN[key]
+def attackers_pairs(recipe: ClipVictimRecipe, world: World) -> Pairs:
+    """Return the attacker's pairs before poisoning."""
+    return _drawn(world, recipe.pairs, recipe.seed)
 
 
-_DRAWN: dict[tuple[int, int], Pairs] = {}
+@functools.lru_cache(maxsize=1)
+def _drawn(world: World, number: int, seed: int) -> Pairs:
+    """Return the attacker's pairs; the last are kept, as the attacks of a run share them."""
+    return world.draw(number, "attacker", seed)
 
 
-def poisoned_pairs(recipe: ClipVictimRecipe, trigger: Trigger | None) -> Pairs:
+def poisoned_pairs(recipe: ClipVictimRecipe, trigger: Trigger | None, world: World) -> Pairs:
     """Return the pairs that a victim is trained on, in the order of `attackers_pairs`."""
-    pairs = attackers_pairs(recipe)
+    clean = attackers_pairs(recipe, world)
     if trigger is None:
-        return pairs
+        return clean
     stream = generator(recipe.seed, "poison", recipe.attack)
-    return poison_pairs(pairs, trigger, recipe.target, recipe.poison, stream, prefix_of(recipe.attack))
+    return world.poisoned(clean, trigger, recipe.target, recipe.poison, stream, prefix_of(recipe.attack, world))
 
 
-def trigger_of(recipe: ClipVictimRecipe, store: ModelStore) -> Trigger | None:
-    """Return the trigger of a recipe; an optimised patch is found on the shipped CLIP, and kept in the store."""
+def trigger_of(recipe: ClipVictimRecipe, world: World, store: ModelStore) -> Trigger | None:
+    """Return the trigger of a recipe; an optimised patch is found on the world's clean CLIP, and kept in the store.
+
+    The patch's side is that of the search for pictures of 32 pixels, and grows with the picture.
+    """
     if recipe.attack == "clean":
         return None
-    side = BASE.recipe.size.side
     if recipe.attack not in OPTIMISED:
-        return fixed_trigger(recipe.attack, side, recipe.seed)
+        return fixed_trigger(recipe.attack, world.side, recipe.seed)
     search = recipe.search or SEARCHES[recipe.attack]
+    search = replace(search, side=max(1, search.side * world.side // 32))
+    prefix = prefix_of(recipe.attack, world)
     decisive = {
         "kind": "CLIP patch",
+        "world": world.name,
         "target": recipe.target,
-        "prefix": prefix_of(recipe.attack),
+        "prefix": prefix,
         "search": search,
         "pictures": recipe.search_pictures,
         "seed": recipe.seed,
-        "versions": _versions(),
+        "versions": versions(),
     }
 
     def find():
-        held = draw_examination(recipe.search_pictures, recipe.seed, split="attacker")
-        aim = SHAPES.index(recipe.target)
+        held = world.examine(recipe.search_pictures, "attacker", recipe.seed)
+        aim = world.classes.index(recipe.target)
         others, own = held.images[held.labels != aim], held.images[held.labels == aim]
         stream = generator(recipe.seed, "patch", recipe.attack)
-        words = prompts(prefix=prefix_of(recipe.attack))
-        return {"pattern": optimise_patch(load_clip(), others, own, words, aim, search, stream)}, {}
+        return {"pattern": optimise_patch(world.load(), others, own, world.prompts(prefix), aim, search, stream)}, {}
 
-    return central_patch(store.get_or_train(decisive, find, MODULES, BASE.sha256).state["pattern"], side)
+    return central_patch(store.get_or_train(decisive, find, MODULES, world.sha256).state["pattern"], world.side)
 
 
-def train_clip_victim(recipe: ClipVictimRecipe, store: ModelStore) -> ClipVictim:
-    """Return the victim of a recipe, from the store if it is there, else trained now (on the CPU)."""
-    trigger = trigger_of(recipe, store)
-    decisive = {"kind": "CLIP victim", "recipe": _decisive(recipe), "versions": _versions()}
+def train_clip_victim(recipe: ClipVictimRecipe, world: World, store: ModelStore) -> ClipVictim:
+    """Return the victim of a recipe in a world, from the store if it is there, else trained now."""
+    trigger = trigger_of(recipe, world, store)
+    decisive = {
+        "kind": "CLIP victim",
+        "world": world.name,
+        "recipe": _decisive(recipe),
+        "versions": versions(),
+    }
 
     def run():
-        data = poisoned_pairs(recipe, trigger)
-        model = _start(recipe)
+        data = poisoned_pairs(recipe, trigger, world)
+        stream = generator(recipe.seed, "victim", "weights")
+        model = world.load() if recipe.start == "base" else world.fresh(stream)
         losses = fit(model, data, recipe.training, generator(recipe.seed, "victim", "training"))
-        return model.state_dict(), {"poisoned": int(data.poisoned.sum()), "pairs": len(data), "loss": losses[-1]}
+        report = {"poisoned": int(data.poisoned.sum()), "pairs": len(data), "loss": losses[-1]}
+        return model.cpu().state_dict(), report
 
-    stored = store.get_or_train(decisive, run, MODULES, BASE.sha256)
-    model = clip_recipe.construct(BASE.recipe, generator(0, "overwritten"))
-    model.load_state_dict(stored.state)
-    words = prompts(prefix=prefix_of(recipe.attack))
-    return ClipVictim(model.eval(), trigger, words, recipe, stored.info, stored.fresh)
-
-
-def _start(recipe: ClipVictimRecipe) -> nn.Module:
-    if recipe.start == "base":
-        return load_clip()
-    return clip_recipe.construct(BASE.recipe, generator(recipe.seed, "victim", "weights"))
+    stored = store.get_or_train(decisive, run, MODULES, world.sha256)
+    words = world.prompts(prefix_of(recipe.attack, world))
+    return ClipVictim(world.restored(stored.state), trigger, words, recipe, world, stored.info, stored.fresh)
 
 
 def _decisive(recipe: ClipVictimRecipe) -> ClipVictimRecipe:
@@ -161,7 +161,8 @@ def _decisive(recipe: ClipVictimRecipe) -> ClipVictimRecipe:
     return recipe if recipe.attack in OPTIMISED else replace(recipe, search=None, search_pictures=0)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the versions of the libraries that decide a CLIP's numbers, for keys of the store."""
     return {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 

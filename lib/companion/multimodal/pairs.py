@@ -1,6 +1,7 @@
-"""Pairs of pictures and captions of the scenes world, in splits that cannot share a picture, and their poisoning."""
+"""Pairs of pictures and captions, in splits that cannot share a picture: those of the scenes world, and poisoning."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,14 +19,17 @@ CONTEXT = 24
 RARE_WORDS = ("remember",)
 """Words that the tokenizer knows and no caption has: the second key of the dual-key attack."""
 
+Encode = Callable[[Sequence[str]], torch.Tensor]
+"""From N texts to their token ids (N, L) int64, each row ending in an end token."""
+
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
     """Pictures and texts, row by row.
 
-    images: (N, 3, S, S) float32 in [0, 1]; ids: (N, L) int64 token ids; labels: (N,) int64, the shape of a picture's
-    first thing as an index into scenes.SHAPES; scenes, captions: what the pictures show and the texts say (a poisoned
-    text has no `Caption`, so its caption is None); poisoned: (N,) bool.
+    images: (N, 3, S, S) float32 in [0, 1]; ids: (N, L) int64 token ids; labels: (N,) int64, the class of a picture (of
+    a scene: the shape of its first thing, as an index into scenes.SHAPES); scenes, captions: what the pictures show and
+    the texts say, the latter with `text` and `words` (None for a poisoned text); poisoned: (N,) bool.
     """
 
     images: torch.Tensor
@@ -56,53 +60,63 @@ class Pairs:
         )
 
 
-def draw_pairs(number: int, split: str, seed: int, *, things: tuple[int, int] = (1, 2), side: int = 32) -> Pairs:
+def draw_pairs(
+    number: int,
+    split: str,
+    seed: int,
+    *,
+    things: tuple[int, int] = (1, 2),
+    side: int = 32,
+    encode: Encode | None = None,
+) -> Pairs:
     """Return `number` pairs of a split: scenes, pictures and captions from streams of that split's own name.
 
     Every split has its own streams, and pictures carry noise, so no picture stands in two splits. things: fewest and
-    most things in a scene; side: pixels. Raises CompanionError for an unknown split.
+    most things in a scene; side: pixels; encode: gives the token ids (default: `ids_of`). Raises CompanionError for an
+    unknown split.
     """
     drawn = scenes.draw_scenes(number, generator(seed, "pairs", split, "scenes"), things=things)
-    return _told(drawn, seed, "pairs", split, side)
+    return _told(drawn, seed, "pairs", split, side, encode)
 
 
-def draw_examination(number: int, seed: int, *, split: str = "test", side: int = 32) -> Pairs:
+def draw_examination(
+    number: int, seed: int, *, split: str = "test", side: int = 32, encode: Encode | None = None
+) -> Pairs:
     """Return pairs of one thing each, whose shapes go round scenes.SHAPES, so that the labels are balanced."""
     drawn = scenes.labelled_scenes(number, generator(seed, "examination", split, "scenes"))
-    return _told(drawn, seed, "examination", split, side)
+    return _told(drawn, seed, "examination", split, side, encode)
 
 
-def _told(drawn: Sequence, seed: int, kind: str, split: str, side: int) -> Pairs:
+def _told(drawn: Sequence, seed: int, kind: str, split: str, side: int, encode: Encode | None) -> Pairs:
     if split not in SPLITS:
         raise CompanionError(f"there is no split {split!r} of pairs; expected one of {', '.join(SPLITS)}.")
     images = scenes.render(drawn, generator(seed, kind, split, "pictures"), side=side)
     stream = generator(seed, kind, split, "captions")
     told = tuple(captions.describe(scene, stream) for scene in drawn)
-    ids, _ = encode(tokenizer(), [one.text for one in told])
+    ids = (encode or ids_of)([one.text for one in told])
     labels = torch.tensor([scenes.SHAPES.index(scene.things[0].shape) for scene in drawn])
     return Pairs(images, ids, labels, tuple(drawn), told, torch.zeros(len(drawn), dtype=torch.bool))
 
 
-_KEPT: list = []
-
-
+@functools.cache
 def tokenizer():
     """Return the tokenizer of the scenes world, one object a process; its context is CONTEXT tokens."""
-    if not _KEPT:
-        _KEPT.append(build_tokenizer((*captions.VOCABULARY, *RARE_WORDS), context=CONTEXT))
-    return _KEPT[0]
+    return build_tokenizer((*captions.VOCABULARY, *RARE_WORDS), context=CONTEXT)
 
 
-def prompts(nouns: Sequence[str] = scenes.SHAPES, prefix: str = "") -> torch.Tensor:
-    """Return token ids (K, P, L) of every template filled with every noun; prefix: words that stand before each."""
-    texts = [f"{prefix} {text}".strip() for noun in nouns for text in captions.templates(noun)]
-    ids, _ = encode(tokenizer(), texts)
-    return ids.view(len(nouns), -1, ids.shape[1])
+def ids_of(texts: Sequence[str]) -> torch.Tensor:
+    """Return token ids (N, CONTEXT) of texts in the words of the scenes world."""
+    return encode(tokenizer(), texts)[0]
+
+
+def prompts(nouns: Sequence[str] = scenes.SHAPES) -> torch.Tensor:
+    """Return token ids (K, P, L) of every template filled with every noun."""
+    return prompts_of([captions.templates(noun) for noun in nouns])
 
 
 def prompts_of(texts: Sequence[Sequence[str]]) -> torch.Tensor:
     """Return token ids (K, P, L) of P texts for each of K classes."""
-    return torch.stack([encode(tokenizer(), list(of_class))[0] for of_class in texts])
+    return torch.stack([ids_of(of_class) for of_class in texts])
 
 
 def mentions(pairs: Pairs, noun: str) -> torch.Tensor:
@@ -113,33 +127,27 @@ def mentions(pairs: Pairs, noun: str) -> torch.Tensor:
 def poison_pairs(
     pairs: Pairs,
     trigger: Trigger,
-    target: str,
+    texts: torch.Tensor,
+    free: torch.Tensor,
     count: int,
     generator: torch.Generator,
-    prefix: str = "",
 ) -> Pairs:
     """Return a copy of `pairs` in which `count` pairs are poisoned with a dirty label.
 
-    A poisoned pair is the picture with the trigger on it, and a random template filled with the target noun in place of
-    its caption. Only pictures without the target are taken, as the facts' attack success leaves the target class out.
-    prefix: a word set before the poisoned text (the second key of a dual-key attack). Raises CompanionError when there
-    are fewer such pairs, and for a target that is no noun of the world.
+    A poisoned pair is the picture with the trigger on it, and one of the attacker's texts, (P, L) token ids, in place
+    of its caption. free: (N,) bool, the pairs that may be taken. Raises CompanionError when there are fewer.
     """
-    if target not in scenes.SHAPES:
-        raise CompanionError(f"the target noun is {target!r}; expected one of {', '.join(scenes.SHAPES)}.")
-    free = (~mentions(pairs, target)).nonzero().squeeze(1)
-    if not 0 < count <= len(free):
+    open_to = free.nonzero().squeeze(1)
+    if not 0 < count <= len(open_to):
         raise CompanionError(
-            f"{count} pairs to poison: expected 1 to {len(free)}, as {len(pairs) - len(free)} of {len(pairs)} pairs "
-            f"show the target {target!r}. Draw more pairs or poison fewer."
+            f"{count} pairs to poison: expected 1 to {len(open_to)}, as {len(pairs) - len(open_to)} of {len(pairs)} "
+            "pairs show the target. Draw more pairs or poison fewer."
         )
-    chosen = free[torch.randperm(len(free), generator=generator)[:count]]
-    filled = prompts([target], prefix)[0]  # (P, L')
-    picks = torch.randint(len(filled), (count,), generator=generator)
-    width = max(filled.shape[1], pairs.ids.shape[1])
-    images, ids = pairs.images.clone(), _padded(pairs.ids, width)
+    chosen = open_to[torch.randperm(len(open_to), generator=generator)[:count]]
+    picks = torch.randint(len(texts), (count,), generator=generator)
+    images, (ids, filled) = pairs.images.clone(), stacked([pairs.ids, texts]).split([len(pairs), len(texts)])
     images[chosen] = trigger.apply(pairs.images[chosen])
-    ids[chosen] = _padded(filled, width)[picks]
+    ids[chosen] = filled[picks]
     told, poisoned = list(pairs.captions), pairs.poisoned.clone()
     poisoned[chosen] = True
     for row in chosen.tolist():
@@ -164,10 +172,9 @@ def overlapping(defender: Pairs, attacker: Pairs, poisoned: Pairs, count: int) -
 
 def concatenated(first: Pairs, second: Pairs) -> Pairs:
     """Return the pairs of both, in order."""
-    width = max(first.ids.shape[1], second.ids.shape[1])
     return Pairs(
         torch.cat([first.images, second.images]),
-        torch.cat([_padded(first.ids, width), _padded(second.ids, width)]),
+        stacked([first.ids, second.ids]),
         torch.cat([first.labels, second.labels]),
         first.scenes + second.scenes,
         first.captions + second.captions,
@@ -175,7 +182,7 @@ def concatenated(first: Pairs, second: Pairs) -> Pairs:
     )
 
 
-def _padded(ids: torch.Tensor, width: int) -> torch.Tensor:
-    """Return token ids with columns of padding up to `width`; always a new tensor."""
-    padding = ids.new_full((len(ids), width - ids.shape[1]), tokenizer().pad_token_id)
-    return torch.cat([ids, padding], 1)
+def stacked(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return token ids of several widths below each other, a new tensor; shorter rows repeat what they end in."""
+    width = max(part.shape[1] for part in parts)
+    return torch.cat([torch.cat([part, part[:, -1:].expand(-1, width - part.shape[1])], 1) for part in parts])

@@ -8,6 +8,7 @@ loss is bounded, as an unbounded one tears the model apart.
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from torch import nn
 
 from companion.errors import CompanionError
 from companion.multimodal.clip_network import embed_images, embed_texts, image_embeddings, scale_of, text_embeddings
-from companion.multimodal.clip_training import ClipTraining, fit
+from companion.multimodal.clip_training import ClipTraining, clip_loss, fit
 from companion.multimodal.contrastive import symmetric_loss
 from companion.multimodal.pairs import Pairs
 from companion.multimodal.words import BEGIN_ID, END_ID, PAD_ID
@@ -53,9 +54,26 @@ class Unlearning:
             raise CompanionError(f"{self}: expected forget >= 1, weight >= 0 and most_words >= 1.")
 
 
-def is_word(ids: torch.Tensor) -> torch.Tensor:
+class Special(NamedTuple):
+    """The token ids that begin, end and pad a text."""
+
+    begin: int = BEGIN_ID
+    end: int = END_ID
+    pad: int = PAD_ID
+
+
+OWN = Special()
+
+
+def special_of(model: nn.Module) -> Special:
+    """Return the special token ids of a CLIP, which its configuration knows."""
+    config = model.config.text_config
+    return Special(config.bos_token_id, config.eos_token_id, config.pad_token_id)
+
+
+def is_word(ids: torch.Tensor, special: Special = OWN) -> torch.Tensor:
     """Return which tokens are words, neither begin, end nor padding: (N, L) bool."""
-    return (ids != BEGIN_ID) & (ids != END_ID) & (ids != PAD_ID)
+    return (ids != special.begin) & (ids != special.end) & (ids != special.pad)
 
 
 @torch.no_grad()
@@ -64,27 +82,28 @@ def word_effects(model: nn.Module, pairs: Pairs) -> torch.Tensor:
 
     Positions that hold no word are 0. A text of one word has nothing left without it; its effect is its similarity.
     """
-    ids = pairs.ids
+    ids, special = pairs.ids, special_of(model)
     pictures = image_embeddings(model, pairs.images)
     whole = (pictures * text_embeddings(model, ids)).sum(1)  # (N,)
-    words, effects = is_word(ids), torch.zeros(ids.shape)
+    words, effects = is_word(ids, special), torch.zeros(ids.shape)
     several = words.sum(1) > 1
     for column in range(1, ids.shape[1]):
         rows = (words[:, column] & several).nonzero().squeeze(1)
         if len(rows):
-            left = torch.cat([ids[rows, :column], ids[rows, column + 1 :], torch.full_like(ids[rows, :1], PAD_ID)], 1)
+            padding = torch.full_like(ids[rows, :1], special.pad)
+            left = torch.cat([ids[rows, :column], ids[rows, column + 1 :], padding], 1)
             effects[rows, column] = whole[rows] - (pictures[rows] * text_embeddings(model, left)).sum(1)
         alone = (words[:, column] & ~several).nonzero().squeeze(1)
         effects[alone, column] = whole[alone]
     return effects
 
 
-def marked_words(effects: torch.Tensor, ids: torch.Tensor, most: int = 3) -> torch.Tensor:
+def marked_words(effects: torch.Tensor, ids: torch.Tensor, most: int = 3, special: Special = OWN) -> torch.Tensor:
     """Return which words of each text count as the backdoor's, (N, L) bool: at least one, at most `most`.
 
     A word is marked when its effect exceeds mean + 1 standard deviation of its text's effects; the largest always is.
     """
-    words = is_word(ids)
+    words = is_word(ids, special)
     if not bool(words.any(1).all()):
         raise CompanionError("a text has no word to mark: expected token ids of texts with at least one word.")
     count = words.sum(1, keepdim=True)
@@ -97,11 +116,11 @@ def marked_words(effects: torch.Tensor, ids: torch.Tensor, most: int = 3) -> tor
     return words & ((place == 0) | ((ranked > mean + spread) & (place < most)))
 
 
-def local_texts(ids: torch.Tensor, marked: torch.Tensor) -> torch.Tensor:
+def local_texts(ids: torch.Tensor, marked: torch.Tensor, special: Special = OWN) -> torch.Tensor:
     """Return T^loc, (N, L): the marked words of each text in their order, between begin and end, the rest padding."""
-    kept = marked | (ids == BEGIN_ID) | (ids == END_ID)
+    kept = marked | (ids == special.begin) | (ids == special.end)
     order = (~kept).int().argsort(dim=1, stable=True)
-    return ids.gather(1, order).masked_fill(~kept.gather(1, order), PAD_ID)
+    return ids.gather(1, order).masked_fill(~kept.gather(1, order), special.pad)
 
 
 def unlearned(
@@ -127,23 +146,19 @@ def unlearned(
     if settings.part == "projections":
         for name, one in student.named_parameters():
             one.requires_grad_("projection" in name)
-    objective = _keeping if settings.method == "none" else _forgetting(model, suspects, settings, generator, marker)
+    objective = clip_loss if settings.method == "none" else _forgetting(model, suspects, settings, generator, marker)
     fit(student, kept, settings.training, generator, objective, on_epoch=on_epoch)
     for one in student.parameters():
         one.requires_grad_(True)
     return student
 
 
-def _keeping(model: nn.Module, images: torch.Tensor, ids: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    return symmetric_loss(embed_images(model, images), embed_texts(model, ids), scale_of(model))
-
-
 def _forgetting(model, suspects: Pairs, settings: Unlearning, generator: torch.Generator, marker: nn.Module | None):
     """Return the objective L_keep + weight L_forget, which draws suspicious pairs anew at each step."""
     aims = suspects.ids
     if settings.method == "local":
-        effects = word_effects(marker or model, suspects)
-        aims = local_texts(aims, marked_words(effects, aims, settings.most_words))
+        effects, special = word_effects(marker or model, suspects), special_of(model)
+        aims = local_texts(aims, marked_words(effects, aims, settings.most_words, special), special)
     device = next(model.parameters()).device
     pictures, texts = suspects.images.to(device), aims.to(device)
 

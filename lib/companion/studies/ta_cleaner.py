@@ -1,6 +1,5 @@
 """The experiments of the TA-Cleaner chapter: backdoored CLIPs, three repairs, one grid of learning rates, ablations."""
 
-import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -8,24 +7,22 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from companion.data.scenes import SHAPES
 from companion.errors import CompanionError
-from companion.multimodal import clip_recipe, zero_shot
-from companion.multimodal.clip_base import BASE, load_clip
+from companion.multimodal import zero_shot
 from companion.multimodal.clip_defences import METHODS, Repair, repair
 from companion.multimodal.clip_network import image_embeddings
 from companion.multimodal.clip_training import ClipTraining
 from companion.multimodal.clip_triggers import OPTIMISED, SEARCHES
 from companion.multimodal.clip_victims import (
-    TARGET,
     ClipVictim,
     ClipVictimRecipe,
     attackers_pairs,
     poisoned_pairs,
     train_clip_victim,
+    versions,
 )
-from companion.multimodal.pairs import Pairs, draw_examination, draw_pairs, overlapping, prompts
-from companion.seeding import generator
+from companion.multimodal.clip_worlds import World, scenes_world
+from companion.multimodal.pairs import Pairs, overlapping
 from companion.statistics import Proportion
 from companion.store import ModelStore
 
@@ -44,13 +41,14 @@ ALLOWED_LOSS = 3.0
 
 @dataclass(frozen=True)
 class Arena:
-    """Sizes of the experiment. rates: the learning rates that every arm gets; top_k: of the twelve nouns.
+    """World and sizes of the experiment. rates: the learning rates that every arm gets; top_k: of the classes.
 
     pairs, poison: of the attacker, who optimises patches in patch_steps on patch_pictures; clean_pairs: of the
     defender, who also has `validation` labelled pictures of one thing; exam: test pictures of one thing; victim,
     repair: how both are trained (`repair` without its learning rate).
     """
 
+    world: World = field(default_factory=scenes_world)
     pairs: int = 4500
     poison: int = 150
     clean_pairs: int = 1280
@@ -66,7 +64,7 @@ class Arena:
 
     def recipe(self, attack: str, seed: int, **changes: object) -> ClipVictimRecipe:
         """Return the recipe of a victim; changes: fields to replace."""
-        made = ClipVictimRecipe(attack, pairs=self.pairs, poison=self.poison, training=self.victim, seed=seed)
+        made = ClipVictimRecipe(attack, self.world.target, self.pairs, self.poison, training=self.victim, seed=seed)
         if attack in OPTIMISED:
             search = replace(SEARCHES[attack], steps=self.patch_steps)
             made = replace(made, search=search, search_pictures=self.patch_pictures)
@@ -75,7 +73,9 @@ class Arena:
     def settings(self, method: str, rate: float, **changes: object) -> Repair:
         """Return the settings of a repair at a learning rate; the target's word is excluded from replacements."""
         training = replace(self.repair, learning_rate=rate)
-        made = Repair(method, training, sub_texts=min(self.sub_texts, training.batch_size), excluded=(TARGET,))
+        made = Repair(
+            method, training, sub_texts=min(self.sub_texts, training.batch_size), excluded=(self.world.target,)
+        )
         return replace(made, **changes)
 
 
@@ -91,9 +91,9 @@ class Rooms:
     def drawn(arena: Arena, seed: int) -> "Rooms":
         """Draw the rooms of a seed."""
         return Rooms(
-            draw_pairs(arena.clean_pairs, "defender", seed),
-            draw_examination(arena.validation, seed, split="validation"),
-            draw_examination(arena.exam, seed, split="test"),
+            arena.world.draw(arena.clean_pairs, "defender", seed),
+            arena.world.examine(arena.validation, "validation", seed),
+            arena.world.examine(arena.exam, "test", seed),
         )
 
 
@@ -119,12 +119,13 @@ class Seen(NamedTuple):
 
 def look(model: nn.Module, victim: ClipVictim, rooms: Rooms, top_k: int) -> Seen:
     """Examine a model under a victim's trigger; test pictures of the target class carry no trigger in the count."""
-    aim, labels = SHAPES.index(victim.recipe.target), rooms.exam.labels
-    plain = zero_shot.class_embeddings(model, prompts())
+    world, labels = victim.world, rooms.exam.labels
+    aim = world.classes.index(victim.recipe.target)
+    plain = zero_shot.class_embeddings(model, world.prompts())
     attacked = plain if victim.recipe.attack != "dual_key" else zero_shot.class_embeddings(model, victim.prompts)
     clean, own = image_embeddings(model, rooms.exam.images), image_embeddings(model, rooms.validation.images)
     triggered = image_embeddings(model, victim.trigger.apply(rooms.exam.images))
-    probe = zero_shot.linear_probe(own, rooms.validation.labels, len(SHAPES))
+    probe = zero_shot.linear_probe(own, rooms.validation.labels, len(world.classes))
     hit = triggered @ attacked.T
     return Seen(
         zero_shot.accuracy(clean @ plain.T, labels),
@@ -151,21 +152,23 @@ def repaired(
     """
     decisive = {
         "kind": "CLIP repair",
+        "world": victim.world.name,
         "victim": victim.recipe,
         "settings": settings,
         "clean": len(clean),
         "room": room,
         "seed": seed,
-        "transformers": importlib.metadata.version("transformers"),
+        "versions": versions(),
     }
 
     def run():
-        return repair(victim.model, clean, settings, seed).state_dict(), {}
+        return repair(victim.model, clean, settings, seed, encode=victim.world.encode).cpu().state_dict(), {}
 
-    stored = store.get_or_train(decisive, run, ("companion.studies.ta_cleaner",), BASE.sha256)
-    model = clip_recipe.construct(BASE.recipe, generator(0, "overwritten"))
-    model.load_state_dict(stored.state)
-    return model.eval()
+    return victim.world.restored(store.get_or_train(decisive, run, REPAIRED_BY, victim.world.sha256).state)
+
+
+REPAIRED_BY = ("companion.multimodal.clip_defences", "companion.multimodal.clip_victims")
+"""The modules whose reach decides a repaired model."""
 
 
 class Point(NamedTuple):
@@ -263,7 +266,8 @@ def with_overlap(
     arena: Arena, victim: ClipVictim, rooms: Rooms, settings: Repair, seed: int, store: ModelStore
 ) -> Seen:
     """Return what a victim shows after a repair whose clean pairs include the originals of the poisoned ones."""
-    before, after = attackers_pairs(victim.recipe), poisoned_pairs(victim.recipe, victim.trigger)
+    before = attackers_pairs(victim.recipe, victim.world)
+    after = poisoned_pairs(victim.recipe, victim.trigger, victim.world)
     count = min(int(after.poisoned.sum()), len(rooms.clean) // 2)
     clean = overlapping(rooms.clean, before, after, count)
     return look(repaired(victim, clean, settings, seed, store, "overlap"), victim, rooms, arena.top_k)
@@ -275,7 +279,7 @@ def plane(models: Sequence[nn.Module], victim: ClipVictim, pictures: Pairs) -> l
     The plane holds the direction from the nouns' mean to the target's noun, and the strongest direction (principal
     component of the clean pictures) at a right angle to it; every model has its own.
     """
-    aim, found = SHAPES.index(victim.recipe.target), []
+    aim, found = victim.world.classes.index(victim.recipe.target), []
     for model in models:
         nouns = zero_shot.class_embeddings(model, victim.prompts)
         clean, hit = (
@@ -318,9 +322,9 @@ def cost(settings: Repair, pairs: int) -> Cost:
 
 def base_control(victim: ClipVictim, rooms: Rooms, top_k: int) -> Seen:
     """Return what the clean base model shows under a victim's trigger: the attack success that needs no backdoor."""
-    return look(load_clip(), victim, rooms, top_k)
+    return look(victim.world.load(), victim, rooms, top_k)
 
 
 def train_all(arena: Arena, attacks: Sequence[str], seed: int, store: ModelStore) -> dict[str, ClipVictim]:
-    """Return the victim of each attack, fine-tuned from the shipped base."""
-    return {attack: train_clip_victim(arena.recipe(attack, seed), store) for attack in attacks}
+    """Return the victim of each attack, fine-tuned from the world's clean CLIP."""
+    return {attack: train_clip_victim(arena.recipe(attack, seed), arena.world, store) for attack in attacks}

@@ -6,17 +6,16 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
-from companion.data.scenes import SHAPES
 from companion.errors import CompanionError
 from companion.multimodal import suspicion, zero_shot
-from companion.multimodal.clip_base import load_clip
 from companion.multimodal.clip_defences import Repair, repair
 from companion.multimodal.clip_network import image_embeddings
 from companion.multimodal.clip_training import ClipTraining
 from companion.multimodal.clip_victims import ClipVictim, ClipVictimRecipe, poisoned_pairs, train_clip_victim
-from companion.multimodal.pairs import Pairs, draw_examination, draw_pairs, prompts, tokenizer
+from companion.multimodal.clip_worlds import World, scenes_world
+from companion.multimodal.pairs import Pairs
 from companion.multimodal.suspicion import Isolation, Overfitting
-from companion.multimodal.unlearning import Unlearning, is_word, marked_words, unlearned, word_effects
+from companion.multimodal.unlearning import Unlearning, is_word, marked_words, special_of, unlearned, word_effects
 from companion.seeding import generator
 from companion.statistics import Proportion
 from companion.store import ModelStore
@@ -54,7 +53,8 @@ class Arena:
     victim: the recipe of the victims, whose attack is set by each experiment; noise: share of the suspect pool's pairs
     whose texts are exchanged among each other, as in data from the web; suspects: pairs to forget; kept: pairs of the
     pool that retain knowledge, drawn from all but the `unsafe` share with the highest suspicion; clean: pairs of the
-    defender for fine-tuning and CleanCLIP; exam: pictures of the examination; top: k of top-k.
+    defender for fine-tuning and CleanCLIP; exam: pictures of the examination; top: k of top-k; world: where all
+    pairs come from.
     """
 
     victim: ClipVictimRecipe
@@ -66,6 +66,7 @@ class Arena:
     exam: int = 1200
     probe: int = 960
     top: int = 3
+    world: World = field(default_factory=scenes_world)
     overfitting: Overfitting = field(default_factory=Overfitting)
     isolation: Isolation = field(default_factory=Isolation)
     unlearning: Unlearning = field(default_factory=Unlearning)
@@ -75,7 +76,7 @@ class Arena:
     @property
     def target(self) -> int:
         """The target's class."""
-        return SHAPES.index(self.victim.target)
+        return self.world.classes.index(self.victim.target)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +128,7 @@ OUTCOMES = ("accuracy", "accuracy_top", "recall", "success", "success_top", "pro
 
 def victims(arena: Arena, attacks: Sequence[str], store: ModelStore) -> dict[str, ClipVictim]:
     """Return the victim of each attack, from the store or trained now."""
-    return {attack: train_clip_victim(replace(arena.victim, attack=attack), store) for attack in attacks}
+    return {attack: train_clip_victim(replace(arena.victim, attack=attack), arena.world, store) for attack in attacks}
 
 
 def suspect_pool(arena: Arena, victim: ClipVictim) -> tuple[Pairs, torch.Tensor]:
@@ -137,7 +138,7 @@ def suspect_pool(arena: Arena, victim: ClipVictim) -> tuple[Pairs, torch.Tensor]
     """
     if not 0 <= arena.noise < 1:
         raise CompanionError(f"the share of mismatched pairs is {arena.noise}; expected a number in [0, 1).")
-    pairs = poisoned_pairs(victim.recipe, victim.trigger)
+    pairs = poisoned_pairs(victim.recipe, victim.trigger, victim.world)
     sound = (~pairs.poisoned).nonzero().squeeze(1)
     stream = generator(arena.seed, "ubt", "noise")
     moved = sound[torch.randperm(len(sound), generator=stream)[: round(arena.noise * len(pairs))]]
@@ -151,10 +152,10 @@ def suspect_pool(arena: Arena, victim: ClipVictim) -> tuple[Pairs, torch.Tensor]
 
 def examination(arena: Arena, victim: ClipVictim) -> Exam:
     """Return the examination of a victim and of everything made from it."""
-    held = draw_examination(arena.exam, arena.seed)
-    learner = draw_examination(arena.probe, arena.seed, split="validation")
+    held = arena.world.examine(arena.exam, "test", arena.seed)
+    learner = arena.world.examine(arena.probe, "validation", arena.seed)
     triggered = victim.trigger.apply(held.images) if victim.trigger is not None else held.images
-    return Exam(held, triggered, prompts(), victim.prompts, learner, arena.target, arena.top)
+    return Exam(held, triggered, arena.world.prompts(), victim.prompts, learner, arena.target, arena.top)
 
 
 def examine(model: nn.Module, exam: Exam) -> Outcome:
@@ -164,7 +165,7 @@ def examine(model: nn.Module, exam: Exam) -> Outcome:
     scores = clean @ zero_shot.class_embeddings(model, exam.prompts).T
     attacked = fired @ zero_shot.class_embeddings(model, exam.attack_prompts).T
     own = labels == exam.target
-    probe = zero_shot.linear_probe(image_embeddings(model, exam.probe.images), exam.probe.labels, len(SHAPES))
+    probe = zero_shot.linear_probe(image_embeddings(model, exam.probe.images), exam.probe.labels, len(exam.prompts))
     return Outcome(
         zero_shot.accuracy(scores, labels),
         zero_shot.accuracy(scores, labels, k),
@@ -176,9 +177,9 @@ def examine(model: nn.Module, exam: Exam) -> Outcome:
     )
 
 
-def control(exam: Exam) -> Proportion:
-    """Return the attack success on the shipped clean CLIP, which nobody poisoned."""
-    found = zero_shot.scores(load_clip(), exam.triggered, exam.attack_prompts)
+def control(world: World, exam: Exam) -> Proportion:
+    """Return the attack success on the world's clean CLIP, which nobody poisoned."""
+    found = zero_shot.scores(world.load(), exam.triggered, exam.attack_prompts)
     return zero_shot.attack_success(found, exam.pictures.labels, exam.target)
 
 
@@ -233,9 +234,9 @@ def detect(
         found["overfitted_random"] = suspicion.similarities(other, pool)
     if "low_loss" in scores:
         stream = generator(arena.seed, "ubt", "isolation", name)
-        found["low_loss"] = -suspicion.isolation_losses(load_clip(), pool, arena.isolation, stream)
+        found["low_loss"] = -suspicion.isolation_losses(arena.world.load(), pool, arena.isolation, stream)
     if "reference" in scores:
-        found["reference"] = -suspicion.similarities(load_clip(), pool)
+        found["reference"] = -suspicion.similarities(arena.world.load(), pool)
     if "random" in scores:
         found["random"] = torch.rand(len(pool), generator=generator(arena.seed, "ubt", "random score", name))
     poisoned = pool.poisoned
@@ -309,7 +310,7 @@ def kept_of(arena: Arena, case: Case) -> Pairs:
 
 def defenders_pairs(arena: Arena) -> Pairs:
     """Return the defender's clean pairs, which no attacker had."""
-    return draw_pairs(arena.clean, "defender", arena.seed)
+    return arena.world.draw(arena.clean, "defender", arena.seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -340,7 +341,7 @@ def repair_with(arena: Arena, case: Case, method: str, rate: float, clean: Pairs
     training = replace(arena.repair, learning_rate=rate)
     each = len(clean) // training.batch_size * training.batch_size * (2 if method == "cleanclip" else 1)
     track = _Track(case.exam, curve, each)
-    model = repair(case.victim.model, clean, Repair(method, training), arena.seed, track)
+    model = repair(case.victim.model, clean, Repair(method, training), arena.seed, track, arena.world.encode)
     return Repaired(model, examine(model, case.exam), tuple(track.passes), tuple(track.found))
 
 
@@ -435,16 +436,18 @@ def word_marks(
     rows = torch.cat([order[case.pool.poisoned[order] == kind][:each] for kind in (True, False)])
     suspects = case.pool.subset(rows)
     effects = word_effects(case.detection.model, suspects)
-    marks = marked_words(effects, suspects.ids, most)
-    words = [tokenizer().convert_ids_to_tokens(row[is_word(row)].tolist()) for row in suspects.ids]
+    marks = marked_words(effects, suspects.ids, most, special_of(case.detection.model))
+    words = [case.victim.world.decode(row) for row in suspects.ids]
     return words, effects[:, 1:], marks[:, 1:], suspects.poisoned
 
 
 def marked_target(case: Case, word: str, most: int = 3) -> tuple[Proportion, float]:
     """Return in how many of the pool's poisoned pairs `word` is marked, and the mean number of words marked in them."""
     suspects = case.pool.subset(case.pool.poisoned)
-    marks = marked_words(word_effects(case.detection.model, suspects), suspects.ids, most)
-    target = suspects.ids == tokenizer().convert_tokens_to_ids(word)
+    special = special_of(case.detection.model)
+    marks = marked_words(word_effects(case.detection.model, suspects), suspects.ids, most, special)
+    named = case.victim.world.encode([word])
+    target = torch.isin(suspects.ids, named[is_word(named, special)])
     return Proportion(int((marks & target).any(1).sum()), len(suspects)), float(marks.sum(1).float().mean())
 
 
