@@ -56,7 +56,7 @@ top_k = 3
 ablations = ["few", "default", "all", "positive", "negative", "margin", "light", "told"]
 scratch_pairs = 4000  # 0: no victim from scratch
 scratch_epochs = 6
-checkpoint = ""  # folder of a published CLIP; empty: the one that ships
+checkpoint = ""  # folder or hub name of a published CLIP; empty: the one that ships
 device = "cpu"
 
 # %%

@@ -63,7 +63,7 @@ counts = [4, 16, 64, 256]  # sizes of the set to forget
 precisions = [1.0, 0.75, 0.5, 0.25, 0.0]  # of that set
 reached = 15.0  # % attack success that counts as repaired
 curve = 240  # pictures for the attack success after each epoch
-checkpoint = ""  # folder of a published CLIP; empty: the one that ships
+checkpoint = ""  # folder or hub name of a published CLIP; empty: the one that ships
 device = "cpu"
 
 # %%

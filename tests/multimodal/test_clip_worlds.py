@@ -158,6 +158,7 @@ def test_detection_and_unlearning_run_on_a_published_clip(published, tmp_path):
     assert tuple(case.detection.scores) == ubt.SCORES
     for arm in ubt.ARMS:
         assert ubt.arm(arena, case, arm, 3e-4, ubt.defenders_pairs(arena)).outcome.accuracy.n == 24
+    assert set(ubt.variants(arena, case, ubt.defenders_pairs(arena), arena.unlearning)) == set(ubt.VARIANT_TITLES)
     words, effects, marks, poisoned = ubt.word_marks(case, 2)
     assert poisoned.tolist() == [True, True, False, False] and marks.any(1).all()
     for line, row, mark in zip(words, effects, marks, strict=True):

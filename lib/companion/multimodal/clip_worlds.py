@@ -22,6 +22,7 @@ from companion.multimodal.checkpoint_files import Checkpoint, resolve
 from companion.multimodal.clip_checkpoint import load_for_clip_network
 from companion.multimodal.initialising import initialised_from
 from companion.multimodal.pairs import Encode, Pairs
+from companion.multimodal.places import place_of
 
 TARGET = "star"
 """The noun of the scenes that attacks aim at."""
@@ -107,13 +108,12 @@ def scenes_world() -> World:
     )
 
 
-def published_world(checkpoint: str | Path | Checkpoint, device: str = "cpu") -> World:
+def published_world(place: Checkpoint, device: str = "cpu") -> World:
     """Return the scenes with a published CLIP in the place of the shipped one, drawn at its picture size.
 
-    checkpoint: a folder as transformers' save_pretrained writes it, or a `Checkpoint`; device: where its copies live.
-    Raises CompanionError as `load_for_clip_network` does. The weights are read once; `load` copies them.
+    device: where its copies live. Raises CompanionError as `load_for_clip_network` does. The weights are read once;
+    `load` copies them.
     """
-    place = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(folder=checkpoint)
     found = load_for_clip_network(place)
     model = found.model.to(device)
     return _scenes(
@@ -127,8 +127,8 @@ def published_world(checkpoint: str | Path | Checkpoint, device: str = "cpu") ->
 
 
 def world_of(checkpoint: str = "", device: str = "cpu") -> World:
-    """Return `published_world` of a folder, or the shipped world where none is given (on the CPU)."""
-    return published_world(checkpoint, device) if checkpoint else scenes_world()
+    """Return `published_world` of what `place_of` understands, or the shipped world where nothing is given."""
+    return published_world(place_of(checkpoint), device) if checkpoint else scenes_world()
 
 
 def weights_digest(folder: Path) -> str:

@@ -18,7 +18,7 @@ from companion.errors import CompanionError
 from companion.multimodal.clip_network import embed_images, embed_texts, image_embeddings, scale_of, text_embeddings
 from companion.multimodal.clip_training import ClipTraining, clip_loss, fit
 from companion.multimodal.contrastive import symmetric_loss
-from companion.multimodal.pairs import Pairs
+from companion.multimodal.pairs import Pairs, stacked
 from companion.multimodal.words import BEGIN_ID, END_ID, PAD_ID
 
 METHODS = ("local", "whole", "whole_squared", "ascent", "none")
@@ -166,7 +166,7 @@ def _forgetting(model, suspects: Pairs, settings: Unlearning, generator: torch.G
         chosen = torch.randint(len(texts), (min(settings.forget, len(texts)),), generator=generator).to(device)
         count = len(images)
         z = embed_images(student, torch.cat([images, pictures[chosen]]))
-        t = embed_texts(student, torch.cat([ids, texts[chosen]]))
+        t = embed_texts(student, stacked([ids, texts[chosen]]))
         scale = scale_of(student)
         keep = symmetric_loss(z[:count], t[:count], scale)
         return keep + settings.weight * forget_loss(z[count:], t[count:], t[:count], scale, settings)
