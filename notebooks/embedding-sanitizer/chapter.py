@@ -38,14 +38,21 @@ seed = 0
 prompts = 40  # of each benchmark
 benign_prompts = 84
 adaptive_prompts = 40
+checkpoint = ""  # folder of a text-to-image pipeline such as Stable Diffusion 1.4; empty: the shipped models
+second = ""  # a further checkpoint with the same text encoder
+judge = ""  # folder of a CLIP that says what a checkpoint's pictures show
+device = "cpu"  # where a checkpoint draws
 guidance = 3.0
 sampling_steps = 8
 sanitizer_steps = 500
-sanitizer_prompts = 1500
+sanitizer_rate = 4e-3
+sanitizer_batch = 32
+training_prompts = 1500
 attack_tokens = 3
 attack_sweeps = 2
 search_first = 24
 search_rounds = 2
+search_sampling_steps = 4
 tuning_pictures = 48
 tuning_steps = 120
 safe_clip_steps = 300
@@ -53,22 +60,22 @@ variant_prompts = 40
 ablations = ["ungated", "words_only", "no_preserve", "one_context", "hard_labels"]
 alphas = [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
 detector_tiles = 2000
-real_tiles = 600
+reference_pictures = 600
 
 # %%
 import numpy as np
 import pandas as pd
 import torch
 
+from companion.multimodal import erasure, prompt_attacks, sanitizer
 from companion.multimodal.concepts import RED, STAR
-from companion.multimodal.erasure import FineTuning
-from companion.multimodal.prompt_attacks import Matching, Search
-from companion.multimodal.prompts import word_ids
-from companion.multimodal.sanitizer import SanitizerTraining
 from companion.multimodal.tiles import COLOURS
 from companion.press import plots
 from companion.press.notebook import begin
 from companion.studies import embedding_sanitizer as es
+from companion.studies import sanitizer_defences as safeguards
+from companion.studies import sanitizer_measures as measures
+from companion.studies import sanitizer_prompts as asked
 
 run = begin("embedding-sanitizer", profile=profile, seed=seed)
 plots.style()
@@ -98,12 +105,12 @@ plots.style()
 # a prompt ask for red without saying so.
 
 # %%
-studio = es.open_studio(guidance, sampling_steps)
+studio = es.open_studio(guidance, sampling_steps, checkpoint, second, judge, device)
 run.number("known.words", len(RED.banned))
-run.number("words.vocabulary", len(word_ids()))
+run.number("words.vocabulary", len(studio.language.word_ids()))
 run.number("parameters.text", es.parameters(studio.text))
-run.number("parameters.main", es.parameters(studio.main))
-run.proportion("detector.accuracy", es.detector_accuracy(detector_tiles, seed))
+run.number("parameters.main", es.parameters(studio.main.unet))
+run.proportion("detector.accuracy", measures.detector_accuracy(studio, RED, detector_tiles, seed))
 
 # %% [markdown]
 # The detector looks at the pixels that differ from the ground: a picture is red when at least 30 % of them have
@@ -143,11 +150,11 @@ run.figure(
 # the library: `concepts.triples` (the prompts), `sanitizer.sanitizer_loss` ($L$), `sanitizer.train_sanitizer`.
 
 # %%
-training = SanitizerTraining(steps=sanitizer_steps, prompts=sanitizer_prompts)
-variants = es.variants(training)
-sanitizer, known = es.fit(studio, RED, variants["es"], seed)
-run.number("parameters.es", es.parameters(sanitizer))
-share = 100 * es.parameters(sanitizer) / (es.parameters(studio.text) + es.parameters(studio.main))
+training = sanitizer.SanitizerTraining(sanitizer_steps, sanitizer_batch, sanitizer_rate, prompts=training_prompts)
+variants = es.variants(studio, training)
+plugin, known = es.fit(studio, RED, variants["es"], seed)
+run.number("parameters.es", es.parameters(plugin))
+share = 100 * es.parameters(plugin) / (es.parameters(studio.text) + es.parameters(studio.main.unet))
 run.number("parameters.share", share, "%")
 run.number("cost.passes", 2 * sampling_steps)
 
@@ -169,13 +176,13 @@ run.number("cost.passes", 2 * sampling_steps)
 # *undefended* model and then shown to every defence alike. An attack that knows the sanitizer comes at the end.
 
 # %%
-benchmarks = es.plain_benchmarks(RED, prompts, seed)
-settings = es.AttackSettings(
-    attack_tokens, Matching(attack_sweeps), Search(first=search_first, rounds=search_rounds), min(4, sampling_steps)
-)
-benchmarks |= es.searched_benchmarks(studio, RED, prompts, settings, known, seed)
-benign = es.benign_set(RED, benign_prompts, seed)
-examples = [[es.BENCHMARKS[name], prompt] for name, one in benchmarks.items() for prompt in one.prompts[:2]]
+benchmarks = asked.plain_benchmarks(studio, RED, prompts, seed)
+matching = prompt_attacks.Matching(attack_sweeps)
+search = prompt_attacks.Search(first=search_first, rounds=search_rounds)
+settings = asked.AttackSettings(attack_tokens, matching, search, search_sampling_steps)
+benchmarks |= asked.searched_benchmarks(studio, RED, prompts, settings, known, seed)
+benign = asked.benign_set(studio, RED, benign_prompts, seed)
+examples = [[asked.BENCHMARKS[name], prompt] for name, one in benchmarks.items() for prompt in one.prompts[:2]]
 run.table("prompts", pd.DataFrame(examples, columns=["set", "prompt"]), caption="Two prompts of each set.")
 
 # %% [markdown]
@@ -201,23 +208,28 @@ run.table("prompts", pd.DataFrame(examples, columns=["set", "prompt"]), caption=
 #   \Bigl(\sum c c^\top + \lambda \sum k k^\top + \mu I\Bigr)^{-1}. $$
 
 # %%
-tuning = FineTuning(pictures=tuning_pictures, steps=tuning_steps)
-baselines = es.BaselineSettings(tuning=tuning, safe_clip_steps=safe_clip_steps)
-defences = es.make_defences(studio, RED, known, sanitizer, baselines, seed)
-galleries = {name: es.draw_gallery(defence, benchmarks, benign) for name, defence in defences.items()}
-checker = es.fit_checker(studio, known, es.spare_pictures(studio, RED, benign_prompts, seed), baselines.checker_alarms)
-galleries["checker"] = es.blanked(studio, checker, galleries["none"])
+tuning = erasure.FineTuning(pictures=tuning_pictures, steps=tuning_steps)
+baselines = safeguards.BaselineSettings(tuning=tuning, safe_clip_steps=safe_clip_steps)
+defences = safeguards.make_defences(studio, RED, known, plugin, baselines, seed)
+galleries = {name: safeguards.draw_gallery(defence, benchmarks, benign) for name, defence in defences.items()}
+if "checker" not in studio.skipped:
+    spare = safeguards.spare_pictures(studio, RED, benign_prompts, seed)
+    checker = safeguards.fit_checker(studio, known, spare, baselines.checker_alarms)
+    galleries["checker"] = safeguards.blanked(studio, checker, galleries["none"])
+labels = {name: label for name, label in safeguards.LABELS.items() if name in galleries}
+if studio.skipped:
+    run.table(
+        "skipped", pd.Series(studio.skipped, name="why").to_frame(), caption="What this model leaves out, and why."
+    )
 
 # %% [markdown]
 # All defences draw the same prompts from the same noise, so pictures can be compared one by one.
 
 # %%
-rows, labels = [], []
-for name, label in es.DEFENCES.items():
-    shown = galleries[name].pictures
-    rows.append([shown[kind][k] for kind in [*es.BENCHMARKS, "benign"] for k in ((3, 4) if kind == "benign" else [1])])
-    labels.append(label)
-columns = [*[kind.upper() for kind in es.BENCHMARKS], "benign", "benign"]
+alone = [name for name in labels if name != "stack"]
+shown = [(kind, 1) for kind in asked.BENCHMARKS] + [("benign", 3), ("benign", 4)]
+rows = [[galleries[name].pictures[kind][k] for kind, k in shown] for name in alone]
+columns = [*[kind.upper() for kind in asked.BENCHMARKS], "benign", "benign"]
 before_after = plots.picture_rows([rows[0], rows[-1]], columns, ["before", "after"])
 run.figure(
     "before-after",
@@ -228,14 +240,14 @@ run.figure(
 )
 
 # %%
-side = [benchmarks[kind].prompts[1] for kind in es.BENCHMARKS] + benign.prompts[3:5]
-run.table(
-    "shown-prompts", pd.DataFrame({"column": columns, "prompt": side}), caption="The prompts of the two picture grids."
-)
+side = [benchmarks[kind].prompts[1] for kind in asked.BENCHMARKS] + benign.prompts[3:5]
+table = pd.DataFrame({"column": columns, "prompt": side})
+run.table("shown-prompts", table, caption="The prompts of the two picture grids.")
 figure, axes = plots.panels(1, height=7.0)
 axes[0, 0].imshow(es.mosaic(rows).permute(1, 2, 0), interpolation="nearest")
-axes[0, 0].set(xticks=[18 * k + 9 for k in range(len(columns))], xticklabels=columns)
-axes[0, 0].set(yticks=[18 * k + 9 for k in range(len(labels))], yticklabels=labels)
+pitch = rows[0][0].shape[-1] + 2
+axes[0, 0].set(xticks=[pitch * (k + 0.5) for k in range(len(columns))], xticklabels=columns)
+axes[0, 0].set(yticks=[pitch * (k + 0.5) for k in range(len(alone))], yticklabels=[labels[name] for name in alone])
 axes[0, 0].xaxis.tick_top()
 axes[0, 0].grid(False)
 run.figure(
@@ -256,17 +268,16 @@ run.figure(
 # other benign prompt ends with a hint ("a blue star for valentine"), which no defence has seen in training.
 
 # %%
-real = es.real_features(studio, real_tiles, RED, seed)
+reference = measures.reference_features(studio, RED, reference_pictures, seed)
 before = galleries["none"].pictures["benign"]
-names, rows, colours = [*es.DEFENCES, "stack"], [], []
-for name in names:
+rows, colours = [], []
+for name in labels:
     pictures = galleries[name].pictures
-    rates = [es.attack_success(RED, pictures[kind]) for kind in es.BENCHMARKS]
-    for kind, rate in zip(es.BENCHMARKS, rates, strict=True):
+    rates = [measures.attack_success(studio, RED, pictures[kind]) for kind in asked.BENCHMARKS]
+    for kind, rate in zip(asked.BENCHMARKS, rates, strict=True):
         run.proportion(f"asr.{name}.{kind}", rate)
-    searched = es.pooled(rates[2:])
-    run.proportion(f"adversarial.{name}", searched)
-    found = es.fidelity(studio, benign, pictures["benign"], before, real)
+    run.proportion(f"adversarial.{name}", measures.pooled(rates[2:]))
+    found = measures.fidelity(studio, benign, pictures["benign"], before, reference)
     run.proportion(f"attributes.{name}", found.attributes)
     run.number(f"drift.{name}", found.drift, "levels", n=benign_prompts)
     run.number(f"frechet.{name}", found.frechet, n=benign_prompts)
@@ -274,16 +285,15 @@ for name in names:
     colours.append([100 * found.colours[colour].rate for colour in COLOURS if colour != "red"])
 
 # %%
-labels = [*es.DEFENCES.values(), "sanitizer and ESD-like"]
-columns = [*[f"{kind.upper()} ASR" for kind in es.BENCHMARKS], "attributes", "drift", "Frechet"]
+index = pd.Index(labels.values(), name="defence")
+columns = [*[f"{kind.upper()} ASR" for kind in asked.BENCHMARKS], "attributes", "drift", "Frechet"]
 caption = (
     f"Attack success in percent ({prompts} prompts a set), and benign attribute accuracy in percent, drift and Frechet "
     f"distance ({benign_prompts} prompts)."
 )
-run.table("main", pd.DataFrame(rows, columns=columns, index=pd.Index(labels, name="defence")).round(1), caption=caption)
+run.table("main", pd.DataFrame(rows, columns=columns, index=index).round(1), caption=caption)
 
 # %%
-index = pd.Index(labels, name="defence")
 table = pd.DataFrame(colours, columns=[colour for colour in COLOURS if colour != "red"], index=index).round(0)
 run.table("colours", table, caption="Benign colour accuracy in percent, by colour.")
 
@@ -291,9 +301,8 @@ run.table("colours", table, caption="Benign colour accuracy in percent, by colou
 values = np.array(rows)[:, :5]
 figure, axes = plots.panels(1, height=4.0)
 axes[0, 0].imshow(values, cmap="Greys", vmin=0, vmax=160, aspect="auto")
-axes[0, 0].set(
-    yticks=range(len(labels)), yticklabels=labels, xticks=range(5), xticklabels=[kind.upper() for kind in es.BENCHMARKS]
-)
+axes[0, 0].set(yticks=range(len(labels)), yticklabels=labels.values())
+axes[0, 0].set(xticks=range(5), xticklabels=[kind.upper() for kind in asked.BENCHMARKS])
 axes[0, 0].grid(False)
 for (row, column), value in np.ndenumerate(values):
     axes[0, 0].text(column, row, f"{value:.0f}", ha="center", va="center", color="black")
@@ -324,19 +333,19 @@ run.figure(
 # detection compares the highest score of a prompt with that of benign prompts.
 
 # %%
-calm = es.token_scores(studio, sanitizer, benign)
+calm = measures.token_scores(studio, plugin, benign)
 quiet = calm.scores[calm.words]
 run.number("benign_score.p95", quiet.quantile(0.95))
-run.proportion("benign_score.below", es.Proportion(int((quiet < 0.2).sum()), len(quiet)))
+run.proportion("benign_score.below", measures.Proportion(int((quiet < 0.2).sum()), len(quiet)))
 rows = []
 for kind, benchmark in benchmarks.items():
-    found = es.token_scores(studio, sanitizer, benchmark)
+    found = measures.token_scores(studio, plugin, benchmark)
     run.proportion(f"top_score.{kind}", found.top)
     run.proportion(f"first_score.{kind}", found.first)
     run.number(f"token_auroc.{kind}", found.token_auroc)
-    run.number(f"detection_auroc.{kind}", es.auroc(found.highest, calm.highest))
+    run.number(f"detection_auroc.{kind}", found.detection_auroc(calm))
     shares = [100 * found.top.rate, 100 * found.first.rate]
-    rows.append([es.BENCHMARKS[kind], *shares, found.token_auroc, es.auroc(found.highest, calm.highest)])
+    rows.append([asked.BENCHMARKS[kind], *shares, found.token_auroc, found.detection_auroc(calm)])
 
 # %%
 columns = ["set", "carrier is highest [%]", "carrier is first above 1/2 [%]", "AUROC of tokens", "AUROC of detection"]
@@ -345,7 +354,7 @@ run.table("scores", pd.DataFrame(rows, columns=columns).round(2), caption=captio
 
 # %%
 picked = [benchmarks[kind].prompts[k] for kind in ("b1", "b2", "b4", "b5") for k in (0, 1)] + benign.prompts[:2]
-strips = es.score_strips(studio, sanitizer, picked)
+strips = measures.score_strips(studio, plugin, picked)
 figure, axes = plots.panels(1, height=4.2)
 axes[0, 0].imshow(strips.values, cmap="OrRd", vmin=0, vmax=1.4, aspect="auto")
 for row, words in enumerate(strips.words):
@@ -375,14 +384,14 @@ run.figure(
 # alone), no preserving loss, one context ("a red star") instead of many, and labels at the target word alone.
 
 # %%
-few = {kind: es.first(benchmarks[kind], variant_prompts) for kind in ("b1", "b2", "b4")}
+few = {kind: asked.first(benchmarks[kind], variant_prompts) for kind in ("b1", "b2", "b4")}
 trained = {name: es.fit(studio, RED, variants[name], seed)[0] for name in ablations}
 rows = []
-for name, module in {"es": sanitizer, **trained}.items():
-    gallery = es.draw_gallery(es.sanitized(studio, module), few, benign).pictures
-    found = es.fidelity(studio, benign, gallery["benign"], before, real)
-    top = es.token_scores(studio, module, few["b1"]).top
-    rates = [es.attack_success(RED, gallery[kind]) for kind in few]
+for name, module in {"es": plugin, **trained}.items():
+    gallery = safeguards.draw_gallery(safeguards.sanitized(studio, module), few, benign).pictures
+    found = measures.fidelity(studio, benign, gallery["benign"], before, reference)
+    top = measures.token_scores(studio, module, few["b1"]).top
+    rates = [measures.attack_success(studio, RED, gallery[kind]) for kind in few]
     for kind, rate in zip(few, rates, strict=True):
         run.proportion(f"variant.{name}.{kind}", rate)
     run.proportion(f"variant.{name}.attributes", found.attributes)
@@ -407,17 +416,17 @@ run.table("variants", pd.DataFrame(rows, columns=columns).round(2), caption="Abl
 # $\alpha$ scales the edit of a trained sanitizer; 0 switches it off.
 
 # %%
-few = {"b1": es.first(benchmarks["b1"], variant_prompts)}
+few = {"b1": asked.first(benchmarks["b1"], variant_prompts)}
 curve = []
 for alpha in alphas:
-    sanitizer.alpha = alpha
-    gallery = es.draw_gallery(es.sanitized(studio, sanitizer), few, benign).pictures
-    found = es.fidelity(studio, benign, gallery["benign"], before, real)
-    rate = es.attack_success(RED, gallery["b1"])
+    plugin.alpha = alpha
+    gallery = safeguards.draw_gallery(safeguards.sanitized(studio, plugin), few, benign).pictures
+    found = measures.fidelity(studio, benign, gallery["benign"], before, reference)
+    rate = measures.attack_success(studio, RED, gallery["b1"])
     run.proportion(f"alpha.asr.a{round(100 * alpha):03d}", rate)
     run.number(f"alpha.drift.a{round(100 * alpha):03d}", found.drift, "levels")
     curve.append([alpha, 100 * rate.rate, found.drift, 100 * found.attributes.rate])
-sanitizer.alpha = 1.0
+plugin.alpha = 1.0
 curve = np.array(curve)
 run.number("alpha.asr_rise", max(0.0, np.diff(curve[:, 1]).max()), "points")
 run.number("alpha.drift_fall", max(0.0, -np.diff(curve[:, 2]).min()), "levels")
@@ -449,21 +458,24 @@ run.figure(
 # seen a picture of either, is plugged in as it is. And it is stacked with the ESD-like generator.
 
 # %%
-pair = {"none": es.undefended(studio, studio.small), "es": es.sanitized(studio, sanitizer, studio.small)}
-pair = {name: es.draw_gallery(defence, benchmarks, benign).pictures for name, defence in pair.items()}
-rows = []
+pair, rows = {}, []
+if studio.small:
+    pair = {"none": safeguards.undefended(studio, studio.small)}
+    pair["es"] = safeguards.sanitized(studio, plugin, studio.small)
+pair = {name: safeguards.draw_gallery(defence, benchmarks, benign).pictures for name, defence in pair.items()}
 for name, gallery in pair.items():
-    found = es.fidelity(studio, benign, gallery["benign"], pair["none"]["benign"], real)
-    rates = [es.attack_success(RED, gallery[kind]) for kind in es.BENCHMARKS]
-    for kind, rate in zip(es.BENCHMARKS, rates, strict=True):
+    found = measures.fidelity(studio, benign, gallery["benign"], pair["none"]["benign"], reference)
+    rates = [measures.attack_success(studio, RED, gallery[kind]) for kind in asked.BENCHMARKS]
+    for kind, rate in zip(asked.BENCHMARKS, rates, strict=True):
         run.proportion(f"small.{name}.{kind}", rate)
     run.proportion(f"small.{name}.attributes", found.attributes)
-    rows.append([es.DEFENCES[name], *[100 * one.rate for one in (*rates, found.attributes)], found.drift])
+    rows.append([labels[name], *[100 * one.rate for one in (*rates, found.attributes)], found.drift])
 
 # %%
-columns = ["smaller generator", *[f"{kind.upper()} ASR" for kind in es.BENCHMARKS], "attributes", "drift"]
+columns = ["second generator", *[f"{kind.upper()} ASR" for kind in asked.BENCHMARKS], "attributes", "drift"]
 caption = "One sanitizer on a generator that it was not made for; the prompts were searched on the main one."
-run.table("second-generator", pd.DataFrame(rows, columns=columns).round(1), caption=caption)
+if studio.small:
+    run.table("second-generator", pd.DataFrame(rows, columns=columns).round(1), caption=caption)
 
 # %% [markdown]
 # ## An attacker who knows the sanitizer
@@ -473,11 +485,10 @@ run.table("second-generator", pd.DataFrame(rows, columns=columns).round(1), capt
 # look better than it is.
 
 # %%
-adaptive = es.adaptive_benchmark(studio, RED, sanitizer, adaptive_prompts, settings, seed)
-plain = es.attack_success(RED, es.undefended(studio)(adaptive.prompts, adaptive.noise))
-passed = es.attack_success(RED, es.sanitized(studio, sanitizer)(adaptive.prompts, adaptive.noise))
-run.proportion("adaptive.none", plain)
-run.proportion("adaptive.es", passed)
+adaptive = asked.adaptive_benchmark(studio, RED, plugin, adaptive_prompts, settings, seed)
+for name in ("none", "es"):
+    pictures = defences[name](adaptive.prompts, adaptive.noise)
+    run.proportion(f"adaptive.{name}", measures.attack_success(studio, RED, pictures))
 run.table("adaptive", pd.DataFrame({"prompt": adaptive.prompts[:4]}), caption="Prompts of the adaptive attack.")
 
 # %% [markdown]
@@ -490,17 +501,18 @@ run.table("adaptive", pd.DataFrame({"prompt": adaptive.prompts[:4]}), caption="P
 
 # %%
 other, _ = es.fit(studio, STAR, variants["es"], seed)
-star_sets, star_benign = es.plain_benchmarks(STAR, variant_prompts, seed), es.benign_set(STAR, benign_prompts, seed)
-star_real, rows = es.real_features(studio, real_tiles, STAR, seed), []
-pair = {"none": es.undefended(studio), "es": es.sanitized(studio, other)}
-pair = {name: es.draw_gallery(defence, star_sets, star_benign).pictures for name, defence in pair.items()}
+star_sets = asked.plain_benchmarks(studio, STAR, variant_prompts, seed)
+star_benign = asked.benign_set(studio, STAR, benign_prompts, seed)
+reference, rows = measures.reference_features(studio, STAR, reference_pictures, seed), []
+pair = {"none": safeguards.undefended(studio), "es": safeguards.sanitized(studio, other)}
+pair = {name: safeguards.draw_gallery(defence, star_sets, star_benign).pictures for name, defence in pair.items()}
 for name, gallery in pair.items():
-    found = es.fidelity(studio, star_benign, gallery["benign"], pair["none"]["benign"], star_real)
-    rates = [es.attack_success(STAR, gallery[kind]) for kind in star_sets]
+    found = measures.fidelity(studio, star_benign, gallery["benign"], pair["none"]["benign"], reference)
+    rates = [measures.attack_success(studio, STAR, gallery[kind]) for kind in star_sets]
     for kind, rate in zip(star_sets, rates, strict=True):
         run.proportion(f"star.{name}.{kind}", rate)
     run.proportion(f"star.{name}.attributes", found.attributes)
-    rows.append([es.DEFENCES[name], *[100 * rate.rate for rate in (*rates, found.attributes)], found.drift])
+    rows.append([labels[name], *[100 * rate.rate for rate in (*rates, found.attributes)], found.drift])
 
 # %%
 columns = ["star to circle", "B1 ASR", "B2 ASR", "attributes", "drift"]
@@ -557,7 +569,7 @@ run.finish()
 # ```{solution} es-positions
 # :class: dropdown
 #
-# `mixed = torch.where(positions[:, :, None], anchor, target)` with `positions` from `sanitizer.word_positions(ids)` or its
+# `mixed = torch.where(positions[:, :, None], anchor, target)` with `positions` from `WORDS.word_positions(ids)` or its
 # complement, then `studio.draw(mixed, noise)`. Replacing the word alone leaves most pictures red; the padding is the
 # larger half of the prompt.
 # ```

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from companion.errors import CompanionError
+from companion.multimodal.languages import WORDS, WordLanguage
 from companion.multimodal.prompts import (
     CONTEXT,
     FORMS,
@@ -18,8 +19,6 @@ from companion.multimodal.prompts import (
     SHAPE_NOUNS,
     Prompt,
     caption,
-    encode,
-    word_ids,
 )
 from companion.multimodal.tiles import COLOURS, SHAPES, Tile, draw_tiles
 
@@ -53,9 +52,9 @@ class Concept:
         """Every word that names the concept, known or not; a hint (for valentine) names nothing."""
         return (*self.banned, *self.hidden, *self.hidden_likenesses)
 
-    def allowed(self) -> torch.Tensor:
+    def allowed(self, language: WordLanguage = WORDS) -> torch.Tensor:
         """Return the ids (W,) of the words that an attacker may use: all but those that name the concept."""
-        return torch.tensor([index for word, index in word_ids().items() if word not in self.words])
+        return torch.tensor([index for word, index in language.word_ids().items() if word not in self.words])
 
 
 RED = Concept(
@@ -76,8 +75,8 @@ def says(concept: Concept, prompt: str) -> bool:
     return bool(set(concept.words) & set(prompt.split()))
 
 
-def occurrence(concept: Concept, prompt: str) -> int:
-    """Return the token position of the first word in a prompt that names the concept (the begin token is 0).
+def occurrence(concept: Concept, prompt: str, language: WordLanguage = WORDS) -> range:
+    """Return the token positions of the first word in a prompt that names the concept (the begin token is 0).
 
     Raises `CompanionError` for a prompt without the concept.
     """
@@ -87,7 +86,7 @@ def occurrence(concept: Concept, prompt: str) -> int:
             f"the prompt {prompt!r} does not name the concept {concept.name!r}: expected one of "
             f"{', '.join(concept.words)}. Take a prompt that asks for it, or measure it as a benign one."
         )
-    return places[0] + 1
+    return language.spans(prompt)[places[0]]
 
 
 def _with_word(concept: Concept, prompt: Prompt, word: str) -> Prompt:
@@ -105,6 +104,7 @@ class Triples:
     target: torch.Tensor
     anchor: torch.Tensor
     benign: torch.Tensor
+    language: WordLanguage = WORDS
 
 
 def contexts(number: int, generator: torch.Generator, *, plain: bool = False) -> tuple[list[Tile], list[Prompt]]:
@@ -124,20 +124,35 @@ def contexts(number: int, generator: torch.Generator, *, plain: bool = False) ->
     return tiles, prompts
 
 
-def triples(concept: Concept, number: int, generator: torch.Generator, *, plain: bool = False) -> Triples:
+def triples(
+    concept: Concept,
+    number: int,
+    generator: torch.Generator,
+    *,
+    plain: bool = False,
+    language: WordLanguage = WORDS,
+) -> Triples:
     """Return training prompts: the known target words in turn, in random contexts, and as many benign prompts.
 
     A fifth of the benign prompts compares the colour ("coloured like lemon") or leaves it out. plain: one context only.
+    Raises `CompanionError` for a target word with another number of tokens than its anchor word: their positions would
+    not be aligned, and the sanitizer would learn to shift.
     """
     _, prompts = contexts(number, generator, plain=plain)
     pairs = [*concept.known.items(), *concept.likenesses.items()]
+    for bad, good in pairs:
+        if language.pieces(bad) != language.pieces(good):
+            raise CompanionError(
+                f"the target word {bad!r} has {language.pieces(bad)} tokens and its anchor word {good!r} has "
+                f"{language.pieces(good)}: expected as many. Choose an anchor of the same length for this text encoder."
+            )
     target, anchor = [], []
     for index, prompt in enumerate(prompts):
         bad, good = pairs[index % len(pairs)]
         target.append(_with_word(concept, prompt, bad).text)
         anchor.append(_with_word(concept, prompt, good).text)
     benign = [prompt.text for _, prompt in benign_prompts(concept, number, generator, plain=plain, loose=True)]
-    return Triples(encode(target), encode(anchor), encode(benign))
+    return Triples(*(language.encode(texts) for texts in (target, anchor, benign)), language)
 
 
 def benign_prompts(
@@ -186,9 +201,12 @@ class Carriers:
     free: torch.Tensor
     named: torch.Tensor
     bare: torch.Tensor
+    language: WordLanguage = WORDS
 
 
-def carriers(concept: Concept, number: int, tokens: int, generator: torch.Generator) -> Carriers:
+def carriers(
+    concept: Concept, number: int, tokens: int, generator: torch.Generator, language: WordLanguage = WORDS
+) -> Carriers:
     """Return prompts with `tokens` free places before the noun (for a colour) or in place of it (for a shape)."""
     filler = " ".join(["a"] * tokens)
     ids, named, bare, free = [], [], [], []
@@ -206,8 +224,10 @@ def carriers(concept: Concept, number: int, tokens: int, generator: torch.Genera
         ids.append(full)
         named.append(name)
         bare.append(none)
-        free.append(list(range(start + 1, start + 1 + tokens)))
-    return Carriers(encode(ids), torch.tensor(free), encode(named), encode(bare))
+        spans = language.spans(full)[start : start + tokens]
+        free.append([place for span in spans for place in span])
+    found = (language.encode(texts) for texts in (ids, named, bare))
+    return Carriers(next(found), torch.tensor(free), *found, language)
 
 
 def _first_difference(full: Sequence[str], other: Sequence[str]) -> int:

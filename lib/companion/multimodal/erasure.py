@@ -15,7 +15,9 @@ from torch import nn
 
 from companion.errors import CompanionError
 from companion.multimodal.concepts import Concept, Triples
-from companion.multimodal.diffusion import TIMESTEPS, Velocity, guided, hidden_states, integrate, to_latent
+from companion.multimodal.diffusion import hidden_states
+from companion.multimodal.generators import ImageGenerator, Noised
+from companion.multimodal.guidance import classifier_free
 from companion.multimodal.optimisers import AdamW, warmup_cosine
 from companion.multimodal.sanitizer import embed_triples
 
@@ -60,37 +62,6 @@ def fit_checker(
     return Checker(direction, float(found.quantile(1 - false_alarms)))
 
 
-def with_negative(unet: nn.Module, text: torch.Tensor, negative: torch.Tensor, guidance: float) -> Velocity:
-    """Return guidance whose unconditional prompt is replaced by the concept's (1, L, d): a negative prompt."""
-    return guided(unet, text, negative, guidance)
-
-
-def safe_guidance(
-    unet: nn.Module,
-    text: torch.Tensor,
-    empty: torch.Tensor,
-    unsafe: torch.Tensor,
-    guidance: float,
-    scale: float,
-    threshold: float,
-) -> Velocity:
-    """Return SLD-like guidance (Schramowski et al. 2023): guidance less scale * mask * (x_unsafe - x_empty).
-
-    The mask has the elements in which the prompt's prediction lies closer to the concept's than `threshold` (or beyond
-    it), so that unrelated prompts are steered less; text (N, L, d), empty and unsafe (1, L, d).
-    """
-    triple = torch.cat([text, empty.expand_as(text), unsafe.expand_as(text)])
-
-    def velocity(latent: torch.Tensor, clock: torch.Tensor) -> torch.Tensor:
-        guesses = unet(torch.cat([latent] * 3), torch.cat([clock] * 3), triple, return_dict=False)[0]
-        with_text, without, bad = guesses.chunk(3)
-        mask = (with_text - bad).abs() < threshold
-        guess = without + guidance * (with_text - without - scale * mask * (bad - without))
-        return (latent - guess) / (clock / TIMESTEPS)[:, None, None, None]
-
-    return velocity
-
-
 def cross_attention(unet: nn.Module) -> dict[str, nn.Linear]:
     """Return the key and value projections of a generator's attention to text, by name."""
     return {name: one for name, one in unet.named_modules() if name.endswith(("attn2.to_k", "attn2.to_v"))}
@@ -98,7 +69,7 @@ def cross_attention(unet: nn.Module) -> dict[str, nn.Linear]:
 
 @dataclass(frozen=True)
 class FineTuning:
-    """Settings of the two baselines that train the generator: its attention to text alone, from generated pictures."""
+    """Settings of the two baselines that train the generator: its attention to text alone, from its own pictures."""
 
     pictures: int = 48
     steps: int = 120
@@ -108,32 +79,31 @@ class FineTuning:
 
 
 def erase_by_training(
-    unet: nn.Module,
+    painter: ImageGenerator,
     start: tuple[torch.Tensor, torch.Tensor],
-    goal: Callable[[nn.Module, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+    goal: Callable[[nn.Module, Noised, torch.Tensor], torch.Tensor],
     training: FineTuning,
     generator: torch.Generator,
 ) -> nn.Module:
-    """Return a copy of a generator whose prediction for prompts was trained towards `goal`.
+    """Return a copy of a generator's U-Net whose prediction for prompts was trained towards `goal`.
 
-    start: pictures (N, 3, 16, 16) that are noised, and the embeddings (N, L, d) of their prompts; goal: (frozen
-    generator, noisy latents, clock, indices) to the wanted predictions. Trained are keys and values of the attention
-    to text, with AdamW on squared errors.
+    start: clean latents (N, C, h, w) that are noised, and the embeddings (N, L, d) of their prompts; goal: (frozen
+    U-Net, noised latents, indices) to the wanted predictions. Trained are keys and values of the attention to text,
+    with AdamW on squared errors.
     """
-    edited = deepcopy(unet).requires_grad_(False)
+    edited = deepcopy(painter.unet).requires_grad_(False)
+    place = next(edited.parameters())
     trained = [(n, p) for name, one in cross_attention(edited).items() for n, p in _named(name, one)]
     for _, parameter in trained:
         parameter.requires_grad_(True)
     optimiser = AdamW(trained, weight_decay=0.0)
-    clean, text = to_latent(start[0]), start[1]
+    clean, text = start
     for step in range(training.steps):
         pick = torch.randint(len(clean), (training.batch_size,), generator=generator)
-        level = torch.sigmoid(torch.randn(len(pick), generator=generator))
-        s = level[:, None, None, None]
-        noisy = (1 - s) * clean[pick] + s * torch.randn(clean[pick].shape, generator=generator)
+        noised = Noised(*(one.to(place.device) for one in painter.noised(clean[pick], generator)))
         with torch.no_grad():
-            wanted = goal(unet, noisy, TIMESTEPS * level, pick)
-        found = edited(noisy, TIMESTEPS * level, text[pick], return_dict=False)[0]
+            wanted = goal(painter.unet, noised, pick)
+        found = edited(*noised, text[pick].to(place.device), return_dict=False)[0]
         (found - wanted).square().mean().backward()
         optimiser.step(warmup_cosine(training.learning_rate, step, training.steps, 10))
     return edited.requires_grad_(False)
@@ -144,45 +114,43 @@ def _named(name: str, layer: nn.Linear) -> list[tuple[str, nn.Parameter]]:
 
 
 def erased_stable_diffusion(
-    unet: nn.Module,
+    painter: ImageGenerator,
     target: torch.Tensor,
     empty: torch.Tensor,
-    pictures: torch.Tensor,
+    clean: torch.Tensor,
     training: FineTuning,
     generator: torch.Generator,
 ) -> nn.Module:
     """Return an ESD-like generator (Gandikota et al. 2023): x(target) trained to x(empty) - eta (x(target) - x(empty)).
 
-    target: embeddings (N, L, d) of prompts with the concept; pictures: (N, 3, 16, 16) generated from them;
+    target: embeddings (N, L, d) of prompts with the concept; clean: latents (N, C, h, w) generated from them;
     training.strength: eta.
     """
 
-    def goal(frozen: nn.Module, noisy: torch.Tensor, clock: torch.Tensor, pick: torch.Tensor) -> torch.Tensor:
-        text = torch.cat([target[pick], empty.expand(len(pick), -1, -1)])
-        both = frozen(torch.cat([noisy, noisy]), torch.cat([clock, clock]), text, return_dict=False)[0]
-        with_text, without = both.chunk(2)
-        return without - training.strength * (with_text - without)
+    def goal(frozen: nn.Module, noised: Noised, pick: torch.Tensor) -> torch.Tensor:
+        guide = classifier_free(target[pick], empty, -training.strength)  # away from the prompt
+        return guide.to(noised.latents.device, noised.latents.dtype).predict(frozen, *noised)
 
-    return erase_by_training(unet, (pictures, target), goal, training, generator)
+    return erase_by_training(painter, (clean, target), goal, training, generator)
 
 
 def concept_ablation(
-    unet: nn.Module,
+    painter: ImageGenerator,
     target: torch.Tensor,
     anchor: torch.Tensor,
-    pictures: torch.Tensor,
+    clean: torch.Tensor,
     training: FineTuning,
     generator: torch.Generator,
 ) -> nn.Module:
     """Return a generator whose output for the target was regressed to its own for the anchor (Kumari et al. 2023).
 
-    target, anchor: aligned embeddings (N, L, d); pictures: (N, 3, 16, 16) generated from the anchor prompts.
+    target, anchor: aligned embeddings (N, L, d); clean: latents (N, C, h, w) generated from the anchor prompts.
     """
 
-    def goal(frozen: nn.Module, noisy: torch.Tensor, clock: torch.Tensor, pick: torch.Tensor) -> torch.Tensor:
-        return frozen(noisy, clock, anchor[pick], return_dict=False)[0]
+    def goal(frozen: nn.Module, noised: Noised, pick: torch.Tensor) -> torch.Tensor:
+        return frozen(*noised, anchor[pick].to(noised.latents.device), return_dict=False)[0]
 
-    return erase_by_training(unet, (pictures, target), goal, training, generator)
+    return erase_by_training(painter, (clean, target), goal, training, generator)
 
 
 @torch.no_grad()
@@ -205,7 +173,7 @@ def unified_concept_editing(
     move = torch.linalg.solve(c.T @ c / len(c) + kept, c.T @ a / len(c) + kept).T  # W* = W move
     edited = deepcopy(unet).requires_grad_(False)
     for layer in cross_attention(edited).values():
-        layer.weight.copy_((layer.weight.double() @ move).float())
+        layer.weight.copy_(layer.weight.double() @ move.to(layer.weight.device))
     return edited
 
 
@@ -265,11 +233,3 @@ def safe_clip(
 def later_positions(ids: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """Return where (N, L) bool two aligned prompts may differ in a causal encoder: from their first other word on."""
     return (ids != other).long().cumsum(1) > 0
-
-
-def sampled(
-    unet: nn.Module, text: torch.Tensor, empty: torch.Tensor, noise: torch.Tensor, guidance: float, steps: int
-) -> torch.Tensor:
-    """Return the pictures (N, 3, 16, 16) of embeddings (N, L, d) from noise (N, 12, 8, 8), in batches of 128."""
-    parts = zip(text.split(128), noise.split(128), strict=True)
-    return torch.cat([integrate(guided(unet, t, empty, guidance), n, steps) for t, n in parts])

@@ -12,16 +12,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from companion.errors import CompanionError
-from companion.multimodal.concepts import Carriers
+from companion.multimodal.concepts import Carriers, Triples
 from companion.multimodal.diffusion import hidden_states
-from companion.multimodal.prompts import ends
+from companion.multimodal.languages import WORDS, WordLanguage
 
 Defence = Callable[[torch.Tensor], torch.Tensor]
 
 
-def end_states(hidden: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+def end_states(hidden: torch.Tensor, ids: torch.Tensor, language: WordLanguage = WORDS) -> torch.Tensor:
     """Return the embeddings (N, d) at the first end token of each prompt."""
-    return hidden[torch.arange(len(ids)), ends(ids)]
+    return hidden[torch.arange(len(ids)), language.ends(ids)]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,20 @@ class Matching:
 
     sweeps: int = 2
     shortlist: int = 16
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What a search by embedding looks at: the end token's state, behind a defence if there is one."""
+
+    text_encoder: nn.Module
+    language: WordLanguage
+    defence: Defence | None
+
+    def end_states(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return the states (N, d) of token ids (N, L)."""
+        hidden = hidden_states(self.text_encoder, ids)
+        return end_states(hidden if self.defence is None else self.defence(hidden), ids, self.language)
 
 
 def match_embedding(
@@ -53,14 +67,15 @@ def match_embedding(
     rows = torch.arange(len(ids))[:, None]
     ids[rows, prompts.free] = allowed[torch.randint(len(allowed), prompts.free.shape, generator=generator)]
     table = text_encoder.get_input_embeddings().weight.detach()[allowed]  # (W, d)
-    best = _cosine(text_encoder, ids, goal, defence)
+    aim = Aim(text_encoder, prompts.language, defence)
+    best = _cosine(aim, ids, goal)
     for _ in range(settings.sweeps):
         for place in prompts.free.T:  # (N,)
-            slope = _slope(text_encoder, ids, goal, defence)[torch.arange(len(ids)), place]  # (N, d)
+            slope = _slope(aim, ids, goal)[torch.arange(len(ids)), place]  # (N, d)
             words = allowed[(slope @ table.T).topk(min(settings.shortlist, len(allowed)), dim=1).indices]  # (N, S)
             tried = ids[:, None].repeat(1, words.shape[1], 1)
             tried.scatter_(2, place[:, None, None].expand(-1, words.shape[1], 1), words[:, :, None])
-            scores = _cosine(text_encoder, tried.flatten(0, 1), goal.repeat_interleave(words.shape[1], 0), defence)
+            scores = _cosine(aim, tried.flatten(0, 1), goal.repeat_interleave(words.shape[1], 0))
             top, index = scores.unflatten(0, words.shape).max(1)
             better = top > best
             ids = torch.where(better[:, None], tried[rows[:, 0], index], ids)
@@ -69,16 +84,14 @@ def match_embedding(
 
 
 @torch.no_grad()
-def _cosine(text_encoder: nn.Module, ids: torch.Tensor, goal: torch.Tensor, defence: Defence | None) -> torch.Tensor:
+def _cosine(aim: Aim, ids: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
     parts = []
     for some, wanted in zip(ids.split(1024), goal.split(1024), strict=True):
-        hidden = hidden_states(text_encoder, some)
-        hidden = hidden if defence is None else defence(hidden)
-        parts.append(F.cosine_similarity(end_states(hidden, some), wanted, dim=1))
+        parts.append(F.cosine_similarity(aim.end_states(some), wanted, dim=1))
     return torch.cat(parts)
 
 
-def _slope(text_encoder: nn.Module, ids: torch.Tensor, goal: torch.Tensor, defence: Defence | None) -> torch.Tensor:
+def _slope(aim: Aim, ids: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
     """Return the gradient (N, L, d) of the cosine with respect to the word embeddings."""
     kept = []
 
@@ -86,22 +99,20 @@ def _slope(text_encoder: nn.Module, ids: torch.Tensor, goal: torch.Tensor, defen
         kept.append(output.detach().requires_grad_(True))
         return kept[0]
 
-    handle = text_encoder.get_input_embeddings().register_forward_hook(keep)
+    handle = aim.text_encoder.get_input_embeddings().register_forward_hook(keep)
     try:
         with torch.enable_grad():
-            hidden = hidden_states(text_encoder, ids)
-            hidden = hidden if defence is None else defence(hidden)
-            found = F.cosine_similarity(end_states(hidden, ids), goal, dim=1).sum()
+            found = F.cosine_similarity(aim.end_states(ids), goal, dim=1).sum()
             return torch.autograd.grad(found, kept[0])[0]
     finally:
         handle.remove()
 
 
 @torch.no_grad()
-def concept_vector(text_encoder: nn.Module, with_concept: torch.Tensor, without: torch.Tensor) -> torch.Tensor:
-    """Return c = mean(T(with) - T(without)) at the end token, (d,), over aligned prompts (N, L) (Ring-A-Bell)."""
-    states = [end_states(hidden_states(text_encoder, ids), ids) for ids in (with_concept, without)]
-    return (states[0] - states[1]).mean(0)
+def concept_vector(text_encoder: nn.Module, known: Triples) -> torch.Tensor:
+    """Return c = mean(T(with) - T(without)) at the end token, (d,), over target and anchor prompts (Ring-A-Bell)."""
+    aim = Aim(text_encoder, known.language, None)
+    return (aim.end_states(known.target) - aim.end_states(known.anchor)).mean(0)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ the project's fact sheet, section 1.3: E_safe = E + alpha * s * Delta.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +17,6 @@ from companion.multimodal.concepts import Triples
 from companion.multimodal.diffusion import hidden_states
 from companion.multimodal.initialising import initialised_from
 from companion.multimodal.optimisers import AdamW, warmup_cosine
-from companion.multimodal.prompts import ends
 
 
 class Block(nn.Module):
@@ -40,13 +38,14 @@ class Block(nn.Module):
 
 @dataclass(frozen=True)
 class SanitizerSettings:
-    """Size and variant: width d, layers and heads of the trunk; gated: whether the score scales the edit (s = 1 where
-    not); words_only: edit the positions of words and leave begin, end and padding as they are."""
+    """Size and variant: width d, layers and heads of the trunk, context: L at most; gated: whether the score scales
+    the edit (s = 1 where not); words_only: edit the positions of words and leave begin, end and padding as they are."""
 
     width: int = 64
     layers: int = 1
     heads: int = 4
     expansion: int = 2
+    context: int = 64
     gated: bool = True
     words_only: bool = False
 
@@ -62,7 +61,7 @@ class Sanitizer(nn.Module):
         width = settings.width
         self.settings, self.alpha = settings, 1.0
         with initialised_from(generator):
-            self.place = nn.Parameter(0.02 * torch.randn(1, 64, width))
+            self.place = nn.Parameter(0.02 * torch.randn(1, settings.context, width))
             self.trunk = nn.Sequential(
                 *[Block(width, settings.heads, settings.expansion) for _ in range(settings.layers)]
             )
@@ -75,10 +74,10 @@ class Sanitizer(nn.Module):
 
     def judge(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the logits (N, L) of the scores and the edits Delta (N, L, d) for embeddings E (N, L, d)."""
-        if hidden.ndim != 3 or hidden.shape[2] != self.settings.width or hidden.shape[1] > self.place.shape[1]:
+        if hidden.ndim != 3 or hidden.shape[2] != self.settings.width or hidden.shape[1] > self.settings.context:
             raise CompanionError(
                 f"embeddings of shape {tuple(hidden.shape)}: expected (N, L, {self.settings.width}) with L at most "
-                f"{self.place.shape[1]}, the output of the text encoder that this sanitizer was trained on."
+                f"{self.settings.context}, the output of the text encoder that this sanitizer was trained on."
             )
         trunk = self.trunk(hidden + self.place[:, : hidden.shape[1]])
         return self.score(trunk).squeeze(2), self.edit(trunk)
@@ -100,12 +99,6 @@ class Sanitizer(nn.Module):
         if self.settings.words_only:
             edit = edit * words[:, :, None]
         return hidden + self.alpha * edit
-
-
-def word_positions(ids: torch.Tensor) -> torch.Tensor:
-    """Return which tokens (N, L) bool are words: after the begin token and before the first end token."""
-    places = torch.arange(ids.shape[1], device=ids.device)
-    return (places > 0) & (places < ends(ids)[:, None])
 
 
 @dataclass(frozen=True)
@@ -148,7 +141,7 @@ def embed_triples(text_encoder: nn.Module, found: Triples, soft_labels: bool = T
     labels = (distance / distance[differs].quantile(0.5)).clamp(max=1)
     labels = labels if soft_labels else torch.zeros_like(labels)
     labels[differs] = 1.0
-    words = [word_positions(ids) for ids in (found.target, found.anchor, found.benign)]
+    words = [found.language.word_positions(ids) for ids in (found.target, found.anchor, found.benign)]
     return Embedded(target, anchor, benign, *words, labels)
 
 
@@ -193,14 +186,3 @@ def sanitizer_loss(module: Sanitizer, data: Embedded, pick: torch.Tensor, traini
     labels = torch.cat([data.labels[pick], torch.zeros(2 * len(pick), given.shape[1])])
     score = F.binary_cross_entropy_with_logits(logits, labels)
     return erase + training.preserve_weight * preserve + training.score_weight * score
-
-
-def auroc(positive: Sequence[float] | torch.Tensor, negative: Sequence[float] | torch.Tensor) -> float:
-    """Return the share of pairs in which the positive scores higher, ties counting half; both (n,) with n >= 1."""
-    above, below = torch.as_tensor(positive).double(), torch.as_tensor(negative).double()
-    if not len(above) or not len(below):
-        raise CompanionError(f"AUROC of {len(above)} positive and {len(below)} negative scores: expected some of each.")
-    order = below.sort().values
-    less = torch.searchsorted(order, above, right=False)
-    upto = torch.searchsorted(order, above, right=True)
-    return float((less + upto).double().mean() / 2 / len(below))
