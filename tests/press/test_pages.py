@@ -135,6 +135,14 @@ def test_a_fraction_without_braces_takes_one_character_above_and_one_below(short
     assert to_mathml(short, False) == to_mathml(full, False)
 
 
+def test_a_formula_in_a_line_may_ask_for_the_style_that_it_has():
+    assert to_mathml(r"\min \textstyle\sum_i x_i", False) == to_mathml(r"\min \sum_i x_i", False)
+
+
+def test_an_accent_in_a_word_is_printed():
+    assert "<mtext>Poincaré</mtext>" in to_mathml(r"d_{\text{Poincar\'e}}", False)
+
+
 def test_bars_of_a_norm_do_not_stretch_but_those_of_left_and_right_do():
     assert 'stretchy="false" form="postfix">‖' in to_mathml(r"\lVert x \rVert_2", False)
     assert "<mo>‖</mo>" in to_mathml(r"\left\| \frac{a}{b} \right\|", False)

@@ -11,7 +11,7 @@ from docutils.utils.math.latex2mathml import tex2mathml
 
 NAMESPACE = "{http://www.w3.org/1998/Math/MathML}"
 ElementTree.register_namespace("", NAMESPACE.strip("{}"))
-ALIASES = {r"\dots": r"\ldots", r"\bm": r"\boldsymbol", r"\argmax": r"\arg\max", r"\argmin": r"\arg\min"}
+ALIASES = {r"\dots": r"\ldots", r"\bm": r"\boldsymbol", r"\argmax": r"\arg\max", r"\argmin": r"\arg\min", r"\'e": "é"}
 # \frac12 and \frac1m: the converter takes all digits as the numerator and what follows as the denominator
 SHORT_FRACTION = re.compile(r"(\\[dt]?frac)(?![A-Za-z])\s*([0-9A-Za-z])(?:\s*([0-9A-Za-z])|(?=\s*[{\\]))")
 BRACES = set("⏟⏞")
@@ -32,6 +32,8 @@ def to_mathml(tex: str, block: bool) -> str:
         tex = ALIGNED.sub(r"\\\1{aligned}", re.sub(r"\\begin\{equation\*?\}|\\end\{equation\*?\}", "", tex))
         if "\\\\" in tex and r"\begin{" not in tex:
             tex = rf"\begin{{aligned}}{tex}\end{{aligned}}"
+    else:
+        tex = re.sub(r"\\textstyle(?![A-Za-z])", "", tex)  # a formula in a line has that style already
     try:
         markup = ENTITY.sub(lambda match: html.unescape(match.group()), tex2mathml(tex.strip(), as_block=block))
         markup = _mend(re.sub(r"\s*\n\s*", "", markup))
