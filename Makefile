@@ -41,8 +41,9 @@ run: $(INSTALLED) ## run chapters without printing them
 check: $(INSTALLED) ## hold the smoke runs against the committed references (numbers, figures, text, verdicts)
 	$(COMPANION) check $(CHAPTERS)
 
-reference: $(INSTALLED) ## renew committed references and recorded runs, and say what moved
-	$(COMPANION) reference $(SELECTION)
+reference: $(INSTALLED) ## renew the smoke references; with PROFILE=laptop|real the recorded runs; say what moved
+	$(COMPANION) reference $(CHAPTERS) $(if $(filter file,$(origin PROFILE)),,--profile $(PROFILE)) \
+	  $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS))
 
 status: $(INSTALLED) ## every run: age, duration, device, fresh or stale
 	$(COMPANION) status
