@@ -58,7 +58,8 @@ def write_reference(run: Run, card: Card, folder: Path) -> None:
     if not canonical_cells(notebook):
         raise CompanionError(
             f"chapter {card.slug} has no cell tagged nbval-check-output; tag one that prints verdict lines or rounded "
-            "numbers with recorder.say(), so that the text gate has something to check."
+            "numbers with recorder.say(), so that the text gate has something to check. If you just did, run it again "
+            "with --force: a tag is not part of a run's key."
         )
     folder.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, folder / "chapter.ipynb")
