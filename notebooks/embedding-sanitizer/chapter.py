@@ -38,6 +38,8 @@ seed = 0
 prompts = 40  # of each benchmark
 benign_prompts = 84
 adaptive_prompts = 40
+adaptive_tokens = 3
+adaptive_by_pictures = False  # search through sanitized pictures too
 checkpoint = ""  # folder of a text-to-image pipeline such as Stable Diffusion 1.4; empty: the shipped models
 second = ""  # a further checkpoint with the same text encoder
 judge = ""  # folder of a CLIP that says what a checkpoint's pictures show
@@ -50,6 +52,7 @@ sanitizer_batch = 32
 training_prompts = 1500
 attack_tokens = 3
 attack_sweeps = 2
+attack_shortlist = 16
 search_first = 24
 search_rounds = 2
 search_sampling_steps = 4
@@ -57,12 +60,15 @@ tuning_pictures = 48
 tuning_steps = 120
 safe_clip_steps = 300
 variant_prompts = 40
+star_searched = False  # make B3 to B5 for the star too
 ablations = ["ungated", "words_only", "no_preserve", "one_context", "hard_labels"]
 alphas = [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
 detector_tiles = 2000
 reference_pictures = 600
 
 # %%
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import torch
@@ -177,7 +183,7 @@ run.number("cost.passes", 2 * sampling_steps)
 
 # %%
 benchmarks = asked.plain_benchmarks(studio, RED, prompts, seed)
-matching = prompt_attacks.Matching(attack_sweeps)
+matching = prompt_attacks.Matching(attack_sweeps, attack_shortlist)
 search = prompt_attacks.Search(first=search_first, rounds=search_rounds)
 settings = asked.AttackSettings(attack_tokens, matching, search, search_sampling_steps)
 benchmarks |= asked.searched_benchmarks(studio, RED, prompts, settings, known, seed)
@@ -212,15 +218,16 @@ tuning = erasure.FineTuning(pictures=tuning_pictures, steps=tuning_steps)
 baselines = safeguards.BaselineSettings(tuning=tuning, safe_clip_steps=safe_clip_steps)
 defences = safeguards.make_defences(studio, RED, known, plugin, baselines, seed)
 galleries = {name: safeguards.draw_gallery(defence, benchmarks, benign) for name, defence in defences.items()}
+
+# %%
 if "checker" not in studio.skipped:
     spare = safeguards.spare_pictures(studio, RED, benign_prompts, seed)
     checker = safeguards.fit_checker(studio, known, spare, baselines.checker_alarms)
     galleries["checker"] = safeguards.blanked(studio, checker, galleries["none"])
 labels = {name: label for name, label in safeguards.LABELS.items() if name in galleries}
 if studio.skipped:
-    run.table(
-        "skipped", pd.Series(studio.skipped, name="why").to_frame(), caption="What this model leaves out, and why."
-    )
+    table = pd.Series(studio.skipped, name="why").to_frame()
+    run.table("skipped", table, caption="What this model leaves out, and why.")
 
 # %% [markdown]
 # All defences draw the same prompts from the same noise, so pictures can be compared one by one.
@@ -243,6 +250,8 @@ run.figure(
 side = [benchmarks[kind].prompts[1] for kind in asked.BENCHMARKS] + benign.prompts[3:5]
 table = pd.DataFrame({"column": columns, "prompt": side})
 run.table("shown-prompts", table, caption="The prompts of the two picture grids.")
+
+# %%
 figure, axes = plots.panels(1, height=7.0)
 axes[0, 0].imshow(es.mosaic(rows).permute(1, 2, 0), interpolation="nearest")
 pitch = rows[0][0].shape[-1] + 2
@@ -254,7 +263,7 @@ run.figure(
     "all-defences",
     figure,
     {"pictures": torch.stack([torch.stack(line) for line in rows])},
-    alt="A grid of pictures: one row for each of eleven defences, one column for each of seven prompts.",
+    alt="A grid of pictures: one row for each defence, one column for each of seven prompts.",
     caption="Every defence on the same seven prompts. A defence that works leaves no red on the left and the last two "
     "columns as they are in the first row.",
 )
@@ -291,7 +300,7 @@ caption = (
     f"Attack success in percent ({prompts} prompts a set), and benign attribute accuracy in percent, drift and Frechet "
     f"distance ({benign_prompts} prompts)."
 )
-run.table("main", pd.DataFrame(rows, columns=columns, index=index).round(1), caption=caption)
+run.table("main", measures.rounded(pd.DataFrame(rows, columns=columns, index=index)), caption=caption)
 
 # %%
 table = pd.DataFrame(colours, columns=[colour for colour in COLOURS if colour != "red"], index=index).round(0)
@@ -315,16 +324,20 @@ run.figure(
 )
 
 # %% [markdown]
-# Read the table along two lines. The *block-list* shows what B1 is worth: it deletes every known word, and what is left
-# there is red by chance, as a prompt without a colour gets any; only B2 to B5 compare defences. And *low attack success alone proves little*: look at purple and orange, the colours next to red,
-# in the table by colour. A defence can be safe because it draws them grey as well. In this run the sanitizer's benign
-# attribute accuracy is {glue:text}`attributes.es:.1f` % (undefended {glue:text}`attributes.none:.1f` %), with
-# {glue:text}`adversarial.es:.1f` % attack success over B3 to B5; the closed-form edit has
-# {glue:text}`attributes.uce:.1f` % and {glue:text}`adversarial.uce:.1f` %, SLD-like guidance
-# {glue:text}`attributes.sld:.1f` % and {glue:text}`adversarial.sld:.1f` %. Safe-CLIP, which trains the whole encoder on the
-# same prompts, reaches {glue:text}`attributes.safe_clip:.1f` % and {glue:text}`adversarial.safe_clip:.1f` %: compare it with the
-# sanitizer's before you credit the plug-in's form with what the training prompts do; the form's own merits are that it
-# leaves the encoder alone, shows scores and has a strength.
+# Read the table along three lines.
+#
+# - **What B1 is worth.** The *block-list* deletes every known word; what is left there is red by chance, as a prompt
+#   without a colour gets any. Only B2 to B5 compare defences.
+# - **Low attack success alone proves little.** A defence can be safe because it draws purple and orange, the colours next
+#   to red, in other colours as well: look at the table by colour. In this run the sanitizer has
+#   {glue:text}`adversarial.es:.1f` % attack success over B3 to B5 at {glue:text}`attributes.es:.1f` % benign attribute
+#   accuracy (undefended: {glue:text}`adversarial.none:.1f` % and {glue:text}`attributes.none:.1f` %), SLD-like guidance
+#   {glue:text}`adversarial.sld:.1f` % at {glue:text}`attributes.sld:.1f` %, and the closed-form edit of the weights
+#   {glue:text}`adversarial.uce:.1f` % at {glue:text}`attributes.uce:.1f` %.
+# - **The form or the training prompts?** The Safe-CLIP-like baseline trains the whole encoder on the same prompts. It has
+#   {glue:text}`adversarial.safe_clip:.1f` % at {glue:text}`attributes.safe_clip:.1f` %. Compare it with the sanitizer before
+#   you credit the plug-in's form with what the prompts do; the form's own merits are that it leaves the encoder alone,
+#   shows scores and has a strength.
 #
 # ## What the scores say
 #
@@ -354,21 +367,26 @@ run.table("scores", pd.DataFrame(rows, columns=columns).round(2), caption=captio
 
 # %%
 picked = [benchmarks[kind].prompts[k] for kind in ("b1", "b2", "b4", "b5") for k in (0, 1)] + benign.prompts[:2]
-strips = measures.score_strips(studio, plugin, picked)
+marks = torch.cat([benchmarks[kind].carriers[:2] for kind in ("b1", "b2", "b4", "b5")] + [calm.carriers[:2]])
+strips = measures.score_strips(studio, plugin, picked, marks)
+
+# %%
 figure, axes = plots.panels(1, height=4.2)
 axes[0, 0].imshow(strips.values, cmap="OrRd", vmin=0, vmax=1.4, aspect="auto")
 for row, words in enumerate(strips.words):
     for column, word in enumerate(words):
         axes[0, 0].text(column, row, word, ha="center", va="center", fontsize=7, color="black", rotation=25)
+for row, column in strips.carriers:
+    axes[0, 0].add_patch(plots.plt.Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="black"))
 axes[0, 0].set(xticks=[], yticks=range(len(picked)), yticklabels=["B1", "", "B2", "", "B4", "", "B5", "", "benign", ""])
 axes[0, 0].grid(False)
 run.figure(
     "token-scores",
     figure,
     {"scores": strips.values},
-    alt="Ten prompts as strips of words, each word's cell shaded by its harmfulness score.",
-    caption="Harmfulness of every word (light: 0, dark: 1), ending with the end token. Before the carrier the strip is "
-    "light; after it every word has seen it.",
+    alt="Ten prompts as strips of words, each word's cell shaded by its harmfulness score, carriers framed.",
+    caption="Harmfulness of every word (light: 0, dark: 1), ending with the end token. Framed: the words that carry the "
+    "concept; in the text encoder, words before them have not seen them and words after them have.",
 )
 
 # %% [markdown]
@@ -401,7 +419,8 @@ for name, module in {"es": plugin, **trained}.items():
 
 # %%
 columns = ["sanitizer", "B1 ASR", "B2 ASR", "B4 ASR", "attributes", "drift", "carrier is highest (B1)"]
-run.table("variants", pd.DataFrame(rows, columns=columns).round(2), caption="Ablations of the sanitizer, in percent.")
+caption = f"Ablations of the sanitizer, in percent and levels ({variant_prompts} prompts a set)."
+run.table("variants", measures.rounded(pd.DataFrame(rows, columns=columns)), caption=caption)
 
 # %% [markdown]
 # Without the gate drift is {glue:text}`variant.ungated.drift:.3f` levels against {glue:text}`variant.es.drift:.3f`, at
@@ -475,33 +494,43 @@ for name, gallery in pair.items():
 columns = ["second generator", *[f"{kind.upper()} ASR" for kind in asked.BENCHMARKS], "attributes", "drift"]
 caption = "One sanitizer on a generator that it was not made for; the prompts were searched on the main one."
 if studio.small:
-    run.table("second-generator", pd.DataFrame(rows, columns=columns).round(1), caption=caption)
+    run.table("second-generator", measures.rounded(pd.DataFrame(rows, columns=columns)), caption=caption)
 
 # %% [markdown]
 # ## An attacker who knows the sanitizer
 #
-# B4's search once more, now with gradients through encoder *and* sanitizer: the words are chosen so that the *sanitized*
-# embedding comes near that of the prompt with *red*. A defence that is only tried with transferred attacks may
-# look better than it is.
+# A defence that is only tried with transferred attacks may look better than it is. So B4's search once more, now with
+# gradients through encoder *and* sanitizer: the words are chosen so that the *sanitized* embedding comes near that of
+# the prompt with *red*. The profile `real` adds B3's search, which asks the *sanitized* model for pictures.
 
 # %%
-adaptive = asked.adaptive_benchmark(studio, RED, plugin, adaptive_prompts, settings, seed)
-for name in ("none", "es"):
-    pictures = defences[name](adaptive.prompts, adaptive.noise)
-    run.proportion(f"adaptive.{name}", measures.attack_success(studio, RED, pictures))
-run.table("adaptive", pd.DataFrame({"prompt": adaptive.prompts[:4]}), caption="Prompts of the adaptive attack.")
+harder, rows = replace(settings, tokens=adaptive_tokens), []
+searches = {"gradients": "adaptive"} | ({"pictures": "adaptive.pictures"} if adaptive_by_pictures else {})
+for by, metric in searches.items():
+    tried = asked.adaptive_benchmark(studio, RED, plugin, adaptive_prompts, harder, seed, pictures=by == "pictures")
+    drawn = {name: defences[name](tried.prompts, tried.noise) for name in ("none", "es")}
+    rates = {name: measures.attack_success(studio, RED, pictures) for name, pictures in drawn.items()}
+    for name, rate in rates.items():
+        run.proportion(f"{metric}.{name}", rate)
+    rows.append([by, *[100 * rate.rate for rate in rates.values()], *tried.prompts[:2]])
+columns = ["search by", "ASR undefended", "ASR sanitized", "a prompt", "another"]
+caption = f"Attackers who know the sanitizer ({adaptive_prompts} prompts, {adaptive_tokens} free words)."
+run.table("adaptive", measures.rounded(pd.DataFrame(rows, columns=columns)), caption=caption)
 
 # %% [markdown]
-# With the sanitizer in place, {glue:text}`adaptive.es:.0f` % of these prompts give a red picture (transferred B4:
-# {glue:text}`asr.es.b4:.0f` %).
+# With the sanitizer in place, {glue:text}`adaptive.es:.0f` % of the prompts that the gradients found give a red picture
+# (transferred B4: {glue:text}`asr.es.b4:.0f` %). Such a prompt need not be red without the sanitizer: it is made for what
+# comes out of it.
 #
 # ## Another concept: star
 #
 # The pipeline is not about colours. Erase *star*, anchor *circle*; B2 says *pentagram*, which the defender does not know.
 
 # %%
-other, _ = es.fit(studio, STAR, variants["es"], seed)
+other, known_star = es.fit(studio, STAR, variants["es"], seed)
 star_sets = asked.plain_benchmarks(studio, STAR, variant_prompts, seed)
+if star_searched:
+    star_sets |= asked.searched_benchmarks(studio, STAR, variant_prompts, settings, known_star, seed)
 star_benign = asked.benign_set(studio, STAR, benign_prompts, seed)
 reference, rows = measures.reference_features(studio, STAR, reference_pictures, seed), []
 pair = {"none": safeguards.undefended(studio), "es": safeguards.sanitized(studio, other)}
@@ -515,8 +544,9 @@ for name, gallery in pair.items():
     rows.append([labels[name], *[100 * rate.rate for rate in (*rates, found.attributes)], found.drift])
 
 # %%
-columns = ["star to circle", "B1 ASR", "B2 ASR", "attributes", "drift"]
-run.table("star", pd.DataFrame(rows, columns=columns).round(1), caption="Erasing a shape instead of a colour.")
+columns = ["star to circle", *[f"{kind.upper()} ASR" for kind in star_sets], "attributes", "drift"]
+caption = f"Erasing a shape instead of a colour ({variant_prompts} prompts a set)."
+run.table("star", measures.rounded(pd.DataFrame(rows, columns=columns)), caption=caption)
 
 # %% [markdown]
 # Canonical text, held by the book's tests character by character:
@@ -544,6 +574,22 @@ run.finish()
 # be traced to it.
 #
 # <!-- press:artifacts -->
+#
+# ## On a published model
+#
+# The cells above also run on a real pipeline such as Stable Diffusion 1.4: name its folder in `checkpoint`, as diffusers
+# saves it, and a CLIP's in `judge`. Encoder, U-Net and decoder are then the published ones, behind the same functions;
+# prompts, concept and attackers' words stay those of this chapter. What changes is what the tiles' exact rules cannot do:
+#
+# - **The judge.** The rules read one plain shape on a plain ground and say nothing true about a photograph. Red, colours
+#   and shapes are then read by the CLIP, zero-shot; its errors on drawn tiles are measured where the rules' are above. It
+#   should not be the CLIP whose text encoder the pipeline uses, which would share its blind spots.
+# - **The reference of the Frechet distance** is the model's own pictures of other benign prompts.
+# - **Left out, with the reason in a table:** the picture checker, as the judge cannot be its own filter, and the second
+#   generator if no second folder with the same text encoder is named.
+#
+# The book's tests run the whole chapter this way on small random folders. It was never run on trained ones, and the
+# baselines' settings were tuned on tiles.
 #
 # ## What failed, what was guessed, what differs
 #

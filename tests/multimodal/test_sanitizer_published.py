@@ -36,8 +36,8 @@ SMALL = {
     "prompts": 2, "benign_prompts": 12, "adaptive_prompts": 2, "sampling_steps": 2, "sanitizer_steps": 2,
     "sanitizer_batch": 4, "training_prompts": 12, "attack_tokens": 2, "attack_sweeps": 1, "search_first": 2,
     "search_rounds": 1, "search_sampling_steps": 2, "tuning_pictures": 2, "tuning_steps": 1, "safe_clip_steps": 1,
-    "variant_prompts": 2, "ablations": ["ungated", "words_only"], "alphas": [0.0, 1.0], "detector_tiles": 14,
-    "reference_pictures": 14, "guidance": 7.5,
+    "variant_prompts": 2, "adaptive_by_pictures": True, "star_searched": True, "alphas": [0.0, 1.0], "guidance": 7.5,
+    "ablations": ["ungated", "words_only", "hard_labels"], "detector_tiles": 14, "reference_pictures": 14,
 }  # fmt: skip
 
 
@@ -126,7 +126,14 @@ def test_the_whole_chapter_runs_on_checkpoints(saved, tmp_path, monkeypatch, det
     metrics = found["metrics"]
     ran = [name for name in safeguards.LABELS if name != "checker"]
     assert {f"asr.{name}.{kind}" for name in ran for kind in asked.BENCHMARKS} <= set(metrics)
-    assert {"small.none.b1", "small.es.b5", "adaptive.es", "star.es.b2", "alpha.asr.a100"} <= set(metrics)
+    assert {
+        "small.none.b1",
+        "small.es.b5",
+        "adaptive.es",
+        "adaptive.pictures.es",
+        "star.es.b5",
+        "alpha.asr.a100",
+    } <= set(metrics)
     assert "asr.checker.b1" not in metrics and "skipped" in found["tables"]
     assert metrics["parameters.text"]["value"] == sum(
         one.numel() for one in load_diffusion(saved / "diffusion").text_encoder.parameters()
@@ -184,9 +191,10 @@ def test_words_of_several_tokens_are_found_and_masked_as_a_whole(studio):
     assert not set(SPELLED) & set(language.word_ids()) and set(WORDS.word_ids()) - set(language.word_ids()) == set(
         SPELLED
     )
-    strips = measures.score_strips(studio, es.Sanitizer(es.variants(studio, es.SanitizerTraining())["es"].settings,
-                                                        generator(0, "es")), ["a large pentagram on sand"])  # fmt: skip
-    assert strips.values.shape == (1, 6) and not strips.values.isnan().any()
+    module = es.Sanitizer(es.variants(studio, es.SanitizerTraining())["es"].settings, generator(0, "es"))
+    marks = torch.zeros(1, CONTEXT, dtype=torch.bool).scatter(1, torch.tensor([list(span)]), True)
+    strips = measures.score_strips(studio, module, ["a large pentagram on sand"], marks)
+    assert strips.values.shape == (1, 6) and not strips.values.isnan().any() and strips.carriers == [(0, 2)]
 
 
 def test_searched_prompts_read_back_as_the_tokens_that_were_searched(studio):

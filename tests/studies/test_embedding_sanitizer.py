@@ -72,7 +72,9 @@ def test_benchmarks_say_the_concept_in_b1_and_b2_and_never_in_the_searched_ones(
     again = asked.searched_benchmarks(studio, RED, 4, ATTACK, fitted[1], 0)
     assert all(again[name].prompts == found[name].prompts for name in again)
     adaptive = asked.adaptive_benchmark(studio, RED, fitted[0], 3, ATTACK, 0)
-    assert len(adaptive.prompts) == 3 and not any(set(one.split()) & set(RED.words) for one in adaptive.prompts)
+    seen = asked.adaptive_benchmark(studio, RED, fitted[0], 3, ATTACK, 0, pictures=True)
+    for one in (adaptive, seen):
+        assert len(one.prompts) == 3 and not any(set(prompt.split()) & set(RED.words) for prompt in one.prompts)
 
 
 @pytest.mark.parametrize("concept", [RED, STAR])
@@ -134,7 +136,10 @@ def test_token_scores_are_counted_over_words():
 
 
 def test_strips_end_with_the_end_token(studio, fitted):
-    strips = measures.score_strips(studio, fitted[0], ["a red star", "a blue ring on sand"])
+    marks = torch.zeros(2, 20, dtype=torch.bool)
+    marks[0, 2] = True
+    strips = measures.score_strips(studio, fitted[0], ["a red star", "a blue ring on sand"], marks)
+    assert strips.carriers == [(0, 1)]
     assert strips.words[0] == ["a", "red", "star", "(end)"] and strips.values.shape == (2, 6)
     assert strips.values.isnan().tolist() == [[False] * 4 + [True] * 2, [False] * 6]
 

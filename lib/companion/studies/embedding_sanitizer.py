@@ -7,6 +7,7 @@ asked of it is in `sanitizer_prompts`, what is put in its way in `sanitizer_defe
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import MappingProxyType
 
 import torch
@@ -101,10 +102,10 @@ def open_studio(
 ) -> Studio:
     """Return the studio with the shipped weights, or with a checkpoint's, nothing of which learns any more.
 
-    checkpoint: folder of a text-to-image pipeline such as Stable Diffusion 1 or 2, "" for the shipped models; second: a
-    further one with the same text encoder; judge: folder of a CLIP that says what a checkpoint's pictures show; device:
-    where a checkpoint's U-Net and decoder draw. Raises `CompanionError` for a checkpoint without a judge, a second one
-    with another text encoder, and as `checkpoints.load_diffusion` does.
+    checkpoint: folder of a text-to-image pipeline such as Stable Diffusion 1 or 2 (~ is the home folder), "" for the
+    shipped models; second: a further one with the same text encoder; judge: folder of a CLIP that says what a
+    checkpoint's pictures show; device: where a checkpoint's U-Net and decoder draw. Raises `CompanionError` for a
+    checkpoint without a judge, a second one with another text encoder, and as `checkpoints.load_diffusion` does.
     """
     if checkpoint:
         return _published(guidance, steps, checkpoint, second, judge, device)
@@ -124,14 +125,14 @@ def _published(guidance: float, steps: int, checkpoint: str, second: str, judge:
             f"the checkpoint {checkpoint!r} has no judge: expected the folder of a CLIP, as the exact rules read tiles "
             "of 16 pixels alone and say nothing true about other pictures. Set the parameter judge."
         )
-    clip = load_for_clip_network(judge)
-    parts, skipped = load_checkpoint(checkpoint), {}
+    clip = load_for_clip_network(Path(judge).expanduser())
+    parts, skipped = load_checkpoint(Path(checkpoint).expanduser()), {}
     skipped["checker"] = (
         "The only network that compares pictures with texts is the judge, which cannot be its own filter."
     )
     painter, other = _painter(parts, device), None
     if second:
-        more = load_checkpoint(second)
+        more = load_checkpoint(Path(second).expanduser())
         other = _painter(more, device)
         ours, theirs = parts.text_encoder.state_dict(), more.text_encoder.state_dict()
         same = ours.keys() == theirs.keys() and all(torch.equal(one, theirs[name]) for name, one in ours.items())

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pandas as pd
 import torch
 
 from companion.errors import CompanionError
@@ -107,6 +108,11 @@ def frechet_distance(features: torch.Tensor, real: torch.Tensor, components: int
     return float((a.mean(0) - b.mean(0)).square().sum() + first.trace() + second.trace() - 2 * mixed)
 
 
+def rounded(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table for the page: drift, which spans orders of magnitude, to three decimals and the rest to one."""
+    return table.round({column: 3 if column == "drift" else 1 for column in table.columns})
+
+
 @dataclass(frozen=True)
 class TokenScores:
     """Scores (N, L) of prompts, which positions are words, and which carry the concept."""
@@ -156,14 +162,16 @@ def token_scores(studio: Studio, sanitizer: Sanitizer, benchmark: Benchmark | Be
 @dataclass(frozen=True)
 class Strips:
     """Prompts as rows of words that end with the end token, and each word's highest score of its tokens, NaN where
-    a row is over."""
+    a row is over; carriers: (row, column) of the words that carry the concept."""
 
     words: list[list[str]]
     values: torch.Tensor
+    carriers: list[tuple[int, int]]
 
 
-def score_strips(studio: Studio, sanitizer: Sanitizer, prompts: Sequence[str]) -> Strips:
-    """Return the words of prompts and their scores (N, longest)."""
+def score_strips(studio: Studio, sanitizer: Sanitizer, prompts: Sequence[str], carriers: torch.Tensor) -> Strips:
+    """Return the words of prompts and their scores (N, longest); carriers: (N, L) bool, the carriers' tokens."""
+    marked = []
     words = [[*prompt.split(), "(end)"] for prompt in prompts]
     values = torch.full((len(prompts), max(map(len, words))), torch.nan)
     ids = studio.language.encode(prompts)
@@ -172,4 +180,6 @@ def score_strips(studio: Studio, sanitizer: Sanitizer, prompts: Sequence[str]) -
     for row, (prompt, end) in enumerate(zip(prompts, studio.language.ends(ids).tolist(), strict=True)):
         for column, span in enumerate([*studio.language.spans(prompt), range(end, end + 1)]):
             values[row, column] = scores[row, list(span)].max()
-    return Strips(words, values)
+            if carriers[row, list(span)].any():
+                marked.append((row, column))
+    return Strips(words, values, marked)

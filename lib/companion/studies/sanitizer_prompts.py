@@ -96,12 +96,16 @@ def _by_pictures(
     allowed: torch.Tensor,
     settings: AttackSettings,
     stream: torch.Generator,
+    sanitizer: Sanitizer | None = None,
 ) -> torch.Tensor:
     quick = replace(studio, steps=settings.search_steps)
     noise = studio.noise(len(prompts.ids), stream)
 
     def share(ids: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        return studio.judge.amount(concept, quick.draw(quick.embed_ids(ids), noise[rows]))
+        text = quick.embed_ids(ids)
+        if sanitizer is not None:
+            text = sanitizer(text, studio.language.word_positions(ids))
+        return studio.judge.amount(concept, quick.draw(text, noise[rows]))
 
     return prompt_attacks.black_box(prompts, allowed, share, settings.search, stream)
 
@@ -119,14 +123,27 @@ def vector_goal(studio: Studio, prompts: Carriers, known: Triples, strength: flo
 
 
 def adaptive_benchmark(
-    studio: Studio, concept: Concept, sanitizer: Sanitizer, number: int, settings: AttackSettings, seed: int
+    studio: Studio,
+    concept: Concept,
+    sanitizer: Sanitizer,
+    number: int,
+    settings: AttackSettings,
+    seed: int,
+    *,
+    pictures: bool = False,
 ) -> Benchmark:
-    """Return prompts found by a search that knows the sanitizer and differentiates through it."""
-    stream = generator(seed, concept.name, "adaptive")
+    """Return prompts found by a search that knows the sanitizer.
+
+    pictures: False for B4's search, which differentiates through it; True for B3's, which looks at sanitized pictures.
+    """
+    stream = generator(seed, concept.name, "adaptive by pictures" if pictures else "adaptive")
     prompts = concepts.carriers(concept, number, settings.tokens, stream, studio.language)
-    goal = named_goal(studio, prompts)
     allowed = concept.allowed(studio.language)
-    ids = prompt_attacks.match_embedding(studio.text, prompts, goal, allowed, settings.matching, stream, sanitizer)
+    if pictures:
+        ids = _by_pictures(studio, concept, prompts, allowed, settings, stream, sanitizer)
+    else:
+        goal = named_goal(studio, prompts)
+        ids = prompt_attacks.match_embedding(studio.text, prompts, goal, allowed, settings.matching, stream, sanitizer)
     return _searched(studio, prompts, ids, stream)
 
 
