@@ -79,6 +79,18 @@ def test_phone_width_does_not_scroll_sideways(reader, page):
     assert not captions, "a table's caption is cut at the edge of its box"
 
 
+def test_every_verdict_of_the_ledger_is_seen_on_a_phone(reader):
+    reader.open("claims.html", width=390)
+    seen = reader.script(
+        "return [...document.querySelectorAll('#ledger tbody .verdict')].map(v => v.getBoundingClientRect())"
+        ".map(box => box.left >= 0 && box.right <= 390 && box.height > 0)"
+    )
+    assert len(seen) > 80 and all(seen)
+    reader.find(".ledger-filter input")[0].send_keys("no row has these words")
+    shown = "return [...document.querySelectorAll('#ledger tbody tr')].filter(row => row.offsetHeight > 0).length"
+    assert reader.script(shown) == 0
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("page", MAIN)
 def test_text_is_legible(reader, request, page, theme):

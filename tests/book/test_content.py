@@ -1,7 +1,9 @@
 """What the pages say is what the runs and cards say."""
 
 import csv
+import html as html_module
 import json
+import re
 import xml.etree.ElementTree as ElementTree
 
 import nbformat
@@ -84,6 +86,34 @@ def test_the_ledger_lists_all_fourteen_papers(html):
     ledger = BeautifulSoup((html / "claims.html").read_text(encoding="utf-8"), "html.parser").find(id="ledger")
     papers = {row.td.get_text(strip=True) for row in ledger.tbody.find_all("tr")}
     assert len(papers) == 14
+
+
+RAW = re.compile(
+    r"\|\s*:?-{2,}|\{(?:glue|cite|numref|eval)[^}]*\}`|^:{3,}|\$[^$\n]*\\[a-zA-Z]+[^$\n]*\$|<!-- ?press:", re.MULTILINE
+)
+"""Markup that a reader must never see: rules of tables, roles, fences, formulae, the press's markers."""
+
+
+def raw_markup(page: str) -> list[str]:
+    """Return what of RAW stands in the text of a page, code left out."""
+    soup = BeautifulSoup(page, "html.parser")
+    article = soup.find("article") or soup
+    for code in article.select("pre, code, .highlight, script, style, textarea"):
+        code.decompose()
+    return RAW.findall(article.get_text("\n"))
+
+
+def test_no_page_shows_raw_markup(html, pages):
+    shown = {name: raw_markup((html / name).read_text(encoding="utf-8")) for name in pages}
+    assert len(shown) > 30 and not {name: found for name, found in shown.items() if found}
+
+
+@pytest.mark.parametrize(
+    "text", ["| a | b |\n|---|---|", "{glue:text}`x:.1f`", ":::{note}", r"$\nabla J(x)$", "<!-- press:claims -->"]
+)
+def test_raw_markup_would_be_found(text):
+    assert raw_markup(f"<article><p>{html_module.escape(text)}</p></article>")
+    assert not raw_markup(f"<article><p>5 | 7, 3 -- 4</p><pre>{html_module.escape(text)}</pre></article>")
 
 
 def test_status_json_has_every_run_of_the_status_page(html):
