@@ -377,7 +377,9 @@ for row, words in enumerate(strips.words):
     for column, word in enumerate(words):
         axes[0, 0].text(column, row, word, ha="center", va="center", fontsize=7, color="black", rotation=25)
 for row, column in strips.carriers:
-    axes[0, 0].add_patch(plots.plt.Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="black"))
+    axes[0, 0].add_patch(
+        plots.plt.Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="black", clip_on=False)
+    )
 axes[0, 0].set(xticks=[], yticks=range(len(picked)), yticklabels=["B1", "", "B2", "", "B4", "", "B5", "", "benign", ""])
 axes[0, 0].grid(False)
 run.figure(
