@@ -63,6 +63,8 @@ counts = [4, 16, 64, 256]  # sizes of the set to forget
 precisions = [1.0, 0.75, 0.5, 0.25, 0.0]  # of that set
 reached = 15.0  # % attack success that counts as repaired
 curve = 240  # pictures for the attack success after each epoch
+probe = 960  # pictures that the linear probe is fitted on
+world_name = "scenes"  # or "emoji": real drawings with their names
 checkpoint = ""  # folder or hub name of a published CLIP; empty: the one that ships
 device = "cpu"
 
@@ -72,7 +74,6 @@ import pandas as pd
 from companion.multimodal.clip_training import ClipTraining
 from companion.multimodal.clip_triggers import TITLES
 from companion.multimodal.clip_victims import ClipVictimRecipe
-from companion.multimodal.clip_worlds import world_of
 from companion.multimodal.suspicion import Isolation, Overfitting
 from companion.multimodal.unlearning import Unlearning
 from companion.press import plots
@@ -104,12 +105,12 @@ store = default_store()
 #
 # The world is the book's generated *scenes*: pictures of one or two shapes, with captions of a small grammar. The pool
 # keeps its genuine stars, about one picture in eight with a star on it: a model that forgets the *word* pays for it in
-# accuracy, which the column *stars found* shows. A tenth of the pool's texts are exchanged among each other, as data from
+# accuracy, which the column *target found* shows. A tenth of the pool's texts are exchanged among each other, as data from
 # the web has mismatched pairs that nobody poisoned. The victims were trained on the pool as it was before the exchange.
 
 # %%
 training = ClipTraining(victim_epochs, 128, victim_rate, 20, 0.05)
-world = world_of(checkpoint, device)
+world = ubt.world_named(world_name, store, checkpoint, device)
 recipe = ClipVictimRecipe(attacks[0], world.target, pairs, poison, training=training, seed=seed)
 arena = ubt.Arena(
     recipe,
@@ -119,7 +120,7 @@ arena = ubt.Arena(
     kept=kept,
     clean=clean,
     exam=exam,
-    probe=min(exam, 960),
+    probe=min(exam, probe),
     overfitting=Overfitting(weak_share, ClipTraining(overfit_epochs, 64, overfit_rate, 0, 0.0)),
     isolation=Isolation(training=ClipTraining(isolation_epochs, 128, 5e-4, 10)),
     unlearning=Unlearning(weight=weight, training=ClipTraining(epochs, 64, rates[0], 5, 0.0)),
@@ -147,8 +148,8 @@ for attack, case in cases.items():
     rows.append([TITLES[attack], *found.percent(), 100 * control.rate])
 columns = ["attack", *ubt.OUTCOME_TITLES, "success on clean CLIP"]
 caption = (
-    f"The victims in percent, on {exam} pictures of one shape ({len(world.classes)} classes); top-{arena.top} beside top-1, "
-    "and a linear probe on the frozen picture embeddings. Last: the same trigger shown to the shipped clean CLIP."
+    f"The victims in percent, on {exam} pictures of one class each ({len(world.classes)} classes); top-{arena.top} "
+    "beside top-1, and a linear probe on the frozen embeddings. Last: the same trigger shown to the clean CLIP."
 )
 run.table("victims", pd.DataFrame(rows, columns=columns).round(1), caption=caption)
 
@@ -410,7 +411,7 @@ run.table("repairs", table, caption="After each repair at its own best learning 
 # Word by word, BadNets falls to {glue:text}`repair.badnet.local.success:.1f` % at
 # {glue:text}`repair.badnet.local.accuracy:.1f` % accuracy; whole pairs give {glue:text}`repair.badnet.whole.success:.1f`
 # and {glue:text}`repair.badnet.whole.accuracy:.1f` %, CleanCLIP {glue:text}`repair.badnet.cleanclip.success:.1f` and
-# {glue:text}`repair.badnet.cleanclip.accuracy:.1f` %. *Stars found* goes from {glue:text}`victim.badnet.recall:.0f` to
+# {glue:text}`repair.badnet.cleanclip.accuracy:.1f` %. *Target found* goes from {glue:text}`victim.badnet.recall:.0f` to
 # {glue:text}`repair.badnet.local.recall:.0f` % with words and to {glue:text}`repair.badnet.whole.recall:.0f` % with whole
 # pairs. Read the linear probe too: a trigger that the class prompts no longer answer to may still be there for a
 # classifier on the embeddings ({glue:text}`repair.badnet.local.probe_success:.1f` % after UBT,
@@ -574,7 +575,7 @@ run.figure(
     figure,
     {f"{title.replace(' ', '_')}_{name}": cloud for title, found in points.items() for name, cloud in found.items()},
     alt="Picture embeddings in the plane of their two principal components, for the victim and after UBT.",
-    caption="Embeddings of stars, of other shapes, and of other shapes with the BadNets trigger (PCA of each model).",
+    caption="Embeddings of the target, of other classes, and of these with the BadNets trigger (PCA of each model).",
 )
 
 # %% [markdown]

@@ -194,5 +194,5 @@ def test_the_real_emoji_give_pairs():
         sizes += [len(emoji_pairs.members(name, single=True)) for name in ("attacker", "validation", "test")]
         told = emoji_pairs.draw(sizes[0], "attacker", 0)
         forget()
-    assert sizes == [1140, 175, 780, 109, 186]
-    assert len(told) == 1140 and told.ids.shape == (1140, 24)
+    assert sizes == [1134, 175, 779, 109, 186]
+    assert len(told) == 1134 and told.ids.shape == (1134, 24)

@@ -26,6 +26,8 @@ NAME = "emoji_captions"
 SIDE = 64  # of the files, in pixels
 LEFT_OUT = ("modifier", "regional")
 """Categories without a place in any split: five swatches of skin, and the 26 letters that flags are spelled with."""
+UNSHOWN = ("reversed hand with middle finger extended",)
+"""Groups without a place in any split, as a book has no need of them."""
 FAMILIES = ("clock face", "keycap")
 """Beginnings of names whose drawings differ in a hand or a digit only: one group each."""
 CELLS, ALIKE = 16, 10
@@ -178,7 +180,7 @@ def shared_out(records: Sequence[Emoji]) -> list[Emoji]:
     """Return the records with a split for each group, by SHARES within the category of its first record.
 
     Groups take turns in a fixed order that has nothing to do with their names' alphabet, so the splits depend on no
-    seed. Categories of LEFT_OUT have no split.
+    seed. Categories of LEFT_OUT and groups of UNSHOWN have no split.
     """
     category = {}
     for one in records:
@@ -191,8 +193,9 @@ def shared_out(records: Sequence[Emoji]) -> list[Emoji]:
         for split, part in SHARES.items():
             share += part
             end = round(share * len(members))
-            chosen.update(dict.fromkeys(members[begin:end], "" if kind in LEFT_OUT else split))
+            chosen.update(dict.fromkeys(members[begin:end], split))
             begin = end
+    chosen.update(dict.fromkeys(UNSHOWN, ""))
     return [replace(one, split="" if one.category in LEFT_OUT else chosen[one.group]) for one in records]
 
 

@@ -12,7 +12,8 @@ from companion.multimodal.clip_defences import Repair, repair
 from companion.multimodal.clip_network import image_embeddings
 from companion.multimodal.clip_training import ClipTraining
 from companion.multimodal.clip_victims import ClipVictim, ClipVictimRecipe, poisoned_pairs, train_clip_victim
-from companion.multimodal.clip_worlds import World, scenes_world
+from companion.multimodal.clip_worlds import World, scenes_world, world_of
+from companion.multimodal.emoji_world import emoji_world
 from companion.multimodal.pairs import Pairs
 from companion.multimodal.suspicion import Isolation, Overfitting
 from companion.multimodal.unlearning import Unlearning, is_word, marked_words, special_of, unlearned, word_effects
@@ -30,7 +31,7 @@ SCORE_TITLES = {
     "overfitted_random": "the same, overfitted on random pairs",
     "gain": "gain in similarity by overfitting",
     "low_loss": "low loss (ABL-like isolation)",
-    "reference": "low similarity under the shipped clean CLIP",
+    "reference": "low similarity under the clean CLIP",
     "random": "random order",
 }
 UNLEARNERS = ("local", "whole", "ascent")
@@ -117,13 +118,26 @@ class Outcome:
 OUTCOME_TITLES = (
     "clean",
     "clean top-3",
-    "stars found",
+    "target found",
     "success",
     "success top-3",
     "probe: clean",
     "probe: success",
 )
 OUTCOMES = ("accuracy", "accuracy_top", "recall", "success", "success_top", "probe_accuracy", "probe_success")
+
+
+def world_named(name: str, store: ModelStore, checkpoint: str = "", device: str = "cpu") -> World:
+    """Return the world "scenes", with a published CLIP where a folder of one is given, or "emoji": real drawings."""
+    if name not in WORLDS or (name == "emoji" and checkpoint):
+        raise CompanionError(
+            f"the world {name!r} with the checkpoint {checkpoint!r}: expected one of {', '.join(WORLDS)}, and a "
+            "checkpoint for the scenes only."
+        )
+    return emoji_world(store) if name == "emoji" else world_of(checkpoint, device)
+
+
+WORLDS = ("scenes", "emoji")
 
 
 def victims(arena: Arena, attacks: Sequence[str], store: ModelStore) -> dict[str, ClipVictim]:
@@ -487,4 +501,4 @@ def text_images(model: nn.Module, exam: Exam) -> tuple[float, float]:
     return float(scores[:, exam.target].mean()), float(own)
 
 
-CLOUD_TITLES = {"others": "other shapes", "triggered": "other shapes with the trigger", "target": "stars"}
+CLOUD_TITLES = {"others": "other classes", "triggered": "other classes with the trigger", "target": "target"}
