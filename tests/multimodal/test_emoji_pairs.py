@@ -12,9 +12,13 @@ from companion.errors import CompanionError
 from companion.multimodal import emoji_clip, emoji_pairs, emoji_world
 from companion.multimodal.clip_network import ClipSize, image_embeddings, text_embeddings
 from companion.multimodal.clip_training import ClipTraining
+from companion.multimodal.clip_victims import ClipVictimRecipe
+from companion.multimodal.suspicion import Isolation, Overfitting
+from companion.multimodal.unlearning import Unlearning
 from companion.multimodal.words import PAD_ID
 from companion.seeding import generator
 from companion.store import ModelStore
+from companion.studies import ubt
 
 REAL = emoji.emoji  # as imported, before the toys take its place
 LONGEST = "raised hand with part between middle and ring fingers tone 5"
@@ -181,6 +185,25 @@ def test_the_world_speaks_its_own_words(tmp_path):
     with torch.no_grad():
         model.logit_scale += 1
     assert not torch.equal(model.logit_scale, world.load().logit_scale), "a fresh copy each time"
+
+
+def test_detection_and_every_repair_of_the_chapter_run_on_emoji(tmp_path):
+    """The path of UBT's profile `real`: CleanCLIP's synonyms are known words, and no score needs the scenes."""
+    store, short = ModelStore(tmp_path), ClipTraining(1, 16, 5e-4, 0)
+    arena = ubt.Arena(
+        ClipVictimRecipe("badnet", emoji_world.TARGET, 96, 12, training=short, search_pictures=40),
+        world=emoji_world.emoji_world(store, TINY), suspects=8, kept=32, clean=48, exam=35, probe=28,
+        overfitting=Overfitting(0.25, short), isolation=Isolation(training=short),
+        unlearning=Unlearning(forget=4, training=short), repair=short,
+    )  # fmt: skip
+    case = ubt.case_of(arena, ubt.victims(arena, ["badnet"], store)["badnet"])
+    assert tuple(case.detection.scores) == ubt.SCORES and int(case.pool.poisoned.sum()) == 12
+    assert not (emoji_pairs.mentions(case.pool, "travel") & case.pool.poisoned).any()
+    for method in ubt.ARMS:
+        assert ubt.arm(arena, case, method, 3e-4, ubt.defenders_pairs(arena)).outcome.success.n == 30
+    assert ubt.marked_target(case, "travel")[0].n == 12
+    patched = ubt.victims(arena, ["dual_key"], store)["dual_key"]
+    assert emoji_pairs.tokenizer().convert_ids_to_tokens(patched.prompts[0, 0].tolist())[1] == "remember"
 
 
 def test_the_real_emoji_give_pairs():

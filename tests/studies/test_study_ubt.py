@@ -44,6 +44,15 @@ def state(model):
     return torch.cat([one.detach().flatten() for one in model.parameters()])
 
 
+def test_a_world_is_named(tmp_path):
+    store = ModelStore(tmp_path)
+    assert ubt.world_named("scenes", store) is ARENA.world
+    with pytest.raises(CompanionError, match="the world 'emoij' with the checkpoint '': expected one of scenes, emoji"):
+        ubt.world_named("emoij", store)
+    with pytest.raises(CompanionError, match="world 'emoji' with the checkpoint 'somewhere'"):
+        ubt.world_named("emoji", store, "somewhere")
+
+
 def test_the_pool_is_the_training_data_with_some_texts_exchanged(victim):
     pool, noisy = ubt.suspect_pool(ARENA, victim)
     before = poisoned_pairs(victim.recipe, victim.trigger, victim.world)
