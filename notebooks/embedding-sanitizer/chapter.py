@@ -395,7 +395,9 @@ run.figure(
 # In the explicit prompts the carrier had the highest score in {glue:text}`top_score.b1:.0f` % of cases and was the first word
 # above 1/2 in {glue:text}`first_score.b1:.0f` %. Compare the two before judging the scores: behind a causal encoder the
 # words *after* the carrier hold the concept as well, the soft labels say so, and the highest score may sit on any of
-# them. The first jump of a strip is then the place to look. Benign words stay low: {glue:text}`benign_score.below:.1f` % of
+# them. The first jump of a strip is then the place to look. In the searched prompts look at whether the framed words
+# themselves are shaded or only what follows: a hint that is light, with a dark end token behind it, was seen by its
+# effect and not by its name. Benign words stay low: {glue:text}`benign_score.below:.1f` % of
 # them are below 0.2.
 #
 # ## What each part is for
@@ -527,6 +529,8 @@ run.table("adaptive", measures.rounded(pd.DataFrame(rows, columns=columns)), cap
 # ## Another concept: star
 #
 # The pipeline is not about colours. Erase *star*, anchor *circle*; B2 says *pentagram*, which the defender does not know.
+# The profile `real` searches for prompts here too. No word of this grammar hints at a shape, so B3 to B5 can only leave
+# the shape open and let the noise decide.
 
 # %%
 other, known_star = es.fit(studio, STAR, variants["es"], seed)
@@ -598,6 +602,11 @@ run.finish()
 # - **How far to trust this.** A colour is a clean concept: one word, one direction, one look. Unsafe content has no
 #   hundred-word grammar, and a vocabulary of {glue:text}`words.vocabulary:.0f` words gives an attacker little room. What
 #   carries over is the mechanism (causal leakage, transfer across generators, adaptive attacks), not the rates.
+# - **More search, another order.** In the recorded run of the profile `real`, with twice the training for everybody and
+#   searches of three sweeps, searched prompts get past the sanitizer more often than past the ESD-like and the SLD-like
+#   baseline; those pay for it with benign attributes. There the attacker who knows the sanitizer loses almost nothing to
+#   it, and of prompts that leave the star's shape open it changes next to none. It erases what resembles its training
+#   words, not a look.
 # - **The prompts that the search found may be red for a reason.** Some are hints in a row, others mix colours next to
 #   red; a picture halfway between red and orange is on the border of the rule.
 # - **"Like" baselines.** ESD, UCE, SLD and Safe-CLIP are reduced to their idea; the originals have schedules and masks that
