@@ -33,10 +33,10 @@ OPTIMISED = ("dual_key", "badclip")
 FIXED: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "badnet": ("patch", {"size": 6, "place": (24, 24)}),
     "sig": ("sinusoid", {"amplitude": 60 / 255, "frequency": 6.0}),
-    "wanet": ("warp", {"control_points": 4, "strength": 16.0}),
+    "wanet": ("warp", {"control_points": 4, "strength": 32.0}),
 }
-"""Triggers of `make_trigger`, with their settings. WaNet's usual strength, 0.5, moves a quarter of a pixel here; 8, 12,
-14, 16 and 20 were tried on one seed."""
+"""Triggers of `make_trigger`, with their settings. WaNet's usual strength, 0.5, moves a quarter of a pixel here; from
+16 to 28 the success of its backdoors stayed between 79 and 92 % on seeds 0 and 2."""
 ALPHA = 0.3  # of the blended picture
 BLOBS = 6  # colour blobs on each side of the blended picture
 
