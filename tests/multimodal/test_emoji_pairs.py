@@ -82,8 +82,19 @@ def test_pairs_follow_their_seed_alone():
     assert not torch.equal(first.images, other.images) and not torch.equal(first.ids, other.ids)
     assert first.images.shape == (50, 3, 32, 32) and first.images.dtype == torch.float32
     assert torch.equal(first.as_bytes().images.float() / 255, first.images), "256 levels"
-    assert len({one.name for one in first.scenes}) == 50, "each of another drawing"
+    assert len({one.name for one in first.scenes}) == 50, "no drawing again before all came"
     assert not bool(first.poisoned.any())
+
+
+def test_a_drawing_comes_again_as_another_picture_with_another_caption():
+    count = len(emoji_pairs.members("defender"))
+    thrice = emoji_pairs.draw(3 * count, "defender", 0)
+    rounds = [tuple(one.name for one in thrice.scenes[k * count : (k + 1) * count]) for k in range(3)]
+    assert all(sorted(rounds[0]) == sorted(one) for one in rounds) and rounds[0] != rounds[1]
+    first, again = 0, count + rounds[1].index(rounds[0][0])
+    assert not torch.equal(thrice.images[first], thrice.images[again])
+    told = {one.text for one, shown in zip(thrice.captions, thrice.scenes, strict=True) if shown.category == "travel"}
+    assert len(told) > len({one.name for one in thrice.scenes if one.category == "travel"})
 
 
 def test_only_the_web_has_tones_of_skin_and_no_split_has_letters():
@@ -140,10 +151,13 @@ def test_some_captions_say_the_category_alone_and_some_only_the_name():
 
 @pytest.mark.parametrize("number", [0, 10_000])
 def test_more_pictures_than_there_are_is_an_error_with_the_number(number):
-    count = len(emoji_pairs.members("defender"))
+    count = emoji_pairs.COPIES * len(emoji_pairs.members("defender"))
     with pytest.raises(CompanionError, match=rf"{number} emoji of the split 'defender'.*expected 1 to {count}"):
         emoji_pairs.draw(number, "defender", 0)
-    with pytest.raises(CompanionError, match=f"{number} emoji of the split 'test'"):
+    single = len(emoji_pairs.members("test", single=True))
+    with pytest.raises(
+        CompanionError, match=f"{number} emoji of the split 'test'.*expected 1 to {single}, one of each"
+    ):
         emoji_pairs.examine(number, "test", 0)
     with pytest.raises(CompanionError, match="no split 'pretraining' of emoji; expected one of attacker"):
         emoji_pairs.draw(1, "pretraining", 0)

@@ -1,7 +1,7 @@
 """Pairs of emoji and captions, in splits that share no drawing: the book's only real pictures with words of their own.
 
 The words are EmojiOne's: names, key words and categories, put into a few forms by us. Every picture is laid on a soft
-ground of its own, a gradient between two light colours. The classes of the zero-shot examination are categories.
+ground of its own, a gradient between two colours. The classes of the zero-shot examination are categories.
 """
 
 from collections.abc import Sequence
@@ -51,6 +51,9 @@ SAYS_KEYWORD = frozenset(
     }
 )  # fmt: skip
 """Key words that captions may use; EmojiOne has others, whose tone a book has no need of."""
+COPIES = 6
+"""How often a drawing can be in the pairs of a holder, as the web shows the same one on many pages: each time in
+another pose, on another ground and with another caption."""
 ONLY_CLASS = 0.15  # share of captions that say the category alone, as much of the web's text says little
 
 
@@ -138,13 +141,15 @@ def members(holder: str, *, single: bool = False) -> list[int]:
 
 
 def draw(number: int, holder: str, seed: int, *, side: int = 32) -> Pairs:
-    """Return `number` pairs of a holder, each of another drawing, in a random order with captions of random forms.
+    """Return `number` pairs of a holder: all its drawings in a random order, then again, at most COPIES times.
 
-    Raises CompanionError for more pairs than there are drawings.
+    Each time a drawing comes it is posed, grounded and captioned anew. Raises CompanionError for more pairs than that.
     """
-    rows = _at_most(number, members(holder), holder)
-    order = torch.randperm(len(rows), generator=generator(seed, "emoji", holder, "order"))
-    return _pairs([rows[k] for k in order[:number].tolist()], seed, f"{holder} pairs", side)
+    rows = members(holder)
+    _at_most(number, COPIES * len(rows), holder, f", {COPIES} copies of each of its {len(rows)} drawings")
+    stream = generator(seed, "emoji", holder, "order")
+    order = torch.cat([torch.randperm(len(rows), generator=stream) for _ in range(-(-number // len(rows)))])
+    return _pairs([rows[k] for k in order[:number].tolist()], seed, f"{holder} pairs", side, posed=True)
 
 
 def examine(number: int, holder: str, seed: int, *, side: int = 32) -> Pairs:
@@ -152,8 +157,8 @@ def examine(number: int, holder: str, seed: int, *, side: int = 32) -> Pairs:
 
     Raises CompanionError for more pictures than there are groups.
     """
-    rows = _at_most(number, members(holder, single=True), holder)
-    records = _everything(side)[0]
+    rows, records = members(holder, single=True), _everything(side)[0]
+    _at_most(number, len(rows), holder, ", one of each group")
     order = torch.randperm(len(rows), generator=generator(seed, "emoji", holder, "examination"))
     turns, placed = dict.fromkeys(CLASSES, 0), []
     for k in order.tolist():
@@ -164,11 +169,7 @@ def examine(number: int, holder: str, seed: int, *, side: int = 32) -> Pairs:
 
 
 def copies(number: int, seed: int, *, side: int = 32) -> Pairs:
-    """Return `number` copies of every drawing of the web, each posed anew on another ground with another caption.
-
-    Poses: turned by up to 10 degrees, 75 to 105 % of the size, moved by up to a tenth. No mirror image, as names say
-    left and right.
-    """
+    """Return `number` copies of every drawing of the web, posed, grounded and captioned anew, for the clean CLIP."""
     return _pairs(members("web") * number, seed, "web copies", side, posed=True)
 
 
@@ -177,13 +178,12 @@ def mentions(pairs: Pairs, word: str) -> torch.Tensor:
     return torch.tensor([one.category == word for one in pairs.scenes])
 
 
-def _at_most(number: int, rows: list[int], holder: str) -> list[int]:
-    if not 1 <= number <= len(rows):
+def _at_most(number: int, most: int, holder: str, what: str) -> None:
+    if not 1 <= number <= most:
         raise CompanionError(
-            f"{number} emoji of the split {holder!r} were asked for; expected 1 to {len(rows)}, the number it has. "
-            "Real pictures cannot be drawn anew: ask for fewer."
+            f"{number} emoji of the split {holder!r} were asked for; expected 1 to {most}{what}. Real pictures cannot "
+            "be drawn anew: ask for fewer."
         )
-    return rows
 
 
 def _pairs(rows: Sequence[int], seed: int, what: str, side: int, posed: bool = False) -> Pairs:
@@ -211,7 +211,11 @@ def soft_grounds(number: int, side: int, generator: torch.Generator) -> torch.Te
 
 
 def _posed(drawn: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Return premultiplied drawings (N, 4, H, W) turned, scaled and moved at random; what lies outside is empty."""
+    """Return premultiplied drawings (N, 4, H, W) in random poses; what lies outside is empty.
+
+    Turned by up to 10 degrees, 75 to 105 % of the size, moved by up to a tenth; no mirror image, as names say left and
+    right.
+    """
     draws = torch.rand(len(drawn), 4, generator=generator) * 2 - 1
     angle, size = draws[:, 0] * torch.pi / 18, 0.9 + 0.15 * draws[:, 1]
     cos, sin = angle.cos() / size, angle.sin() / size
