@@ -39,23 +39,23 @@
 profile = "laptop"
 seed = 0
 attacks = ["badnet", "blended", "sig", "wanet", "dual_key", "badclip"]
-pairs = 4500  # the attacker's
-poison = 150  # of these, poisoned
-victim_epochs = 3
+pairs = 5000  # the attacker's; of these, poisoned in each attack:
+poison = {"badnet": 300, "blended": 300, "sig": 60, "wanet": 450, "dual_key": 130, "badclip": 130}
+victim_epochs = 2
 victim_rate = 5e-4
 patch_steps = 150
 patch_pictures = 600
-clean_pairs = 1280  # the defender's
-repair_epochs = 2
-repair_batch = 64
-rates = [5e-4, 1e-3, 2e-3]  # the grid of every arm
+clean_pairs = 5120  # the defender's
+repair_epochs = 1
+repair_batch = 128
+rates = [6e-4, 1.2e-3]  # the grid of every arm
 sub_texts = 16  # m, of a batch
-validation = 480
+validation = 1440
 exam = 960
 top_k = 3
-ablations = ["few", "default", "all", "positive", "negative", "margin", "light", "told"]
-scratch_pairs = 4000  # 0: no victim from scratch
-scratch_epochs = 6
+ablations = ["few", "default", "all", "positive", "negative", "told"]
+scratch_pairs = 3000  # 0: no victim from scratch
+scratch_epochs = 4
 checkpoint = ""  # folder or hub name of a published CLIP; empty: the one that ships
 device = "cpu"
 
@@ -161,7 +161,8 @@ run.table("sub-texts", frame, caption="Captions of the six pictures, and one dra
 #
 # with $z'$ the embedding of the picture with the patch, $z$ without it, $z^+$ of a real picture of the target. In the
 # library: `companion.multimodal.clip_triggers.optimise_patch`. A poisoned pair is a picture with the trigger and a
-# prompt that names the target, a star, in place of its caption.
+# prompt that names the target, a star, in place of its caption. Triggers differ in how many such pairs they need, so each
+# attack gets a number of its own, about the fewest with which its victims pass the bar below.
 
 # %%
 others = rooms.exam.subset(rooms.exam.labels != world.aim).images[:1]
@@ -189,13 +190,14 @@ for attack, victim in victims.items():
     run.proportion(f"asr.{attack}.clean_base", control.success)
     run.proportion(f"asr_k.{attack}.clean_base", control.success_k)
     columns = [control.accuracy, seen.accuracy, control.success, control.success_k, seen.success, seen.success_k]
-    table.append([TITLES[attack], *[100 * one.rate for one in columns], study.backdoored(seen)])
+    shares = [round(100 * one.rate, 1) for one in columns]
+    table.append([TITLES[attack], victim.recipe.poison, *shares, study.backdoored(seen)])
 run.proportion("accuracy.clean_base", control.accuracy)
 run.number("victims.backdoored", sum(study.backdoored(seen) for seen in before.values()), n=len(before))
 
 # %%
 names = ["accuracy base", "accuracy victim", "ASR base", f"ASR@{top_k} base", "ASR", f"ASR@{top_k}", "backdoor"]
-frame = pd.DataFrame(table, columns=["attack", *names]).round(1)
+frame = pd.DataFrame(table, columns=["attack", "poisoned pairs", *names])
 run.table(
     "victims", frame, caption="Clean accuracy and attack success in percent, of the clean base and of the victims."
 )
@@ -219,8 +221,9 @@ run.table(
 # {e^{s z_i \cdot n_i} + \sum_j e^{s z_i \cdot p_j}}, \qquad
 # L = \lambda_1 L_{CLIP} + \lambda_2 L_{SS} + \lambda_3 L_{TA}, $$
 #
-# all weights 1. Sub-texts are drawn anew each epoch. **The target's word never enters a negative sub-text** in the main
-# results: in a small vocabulary it would come up often, and the defence would simply be told the target.
+# all weights 1. Sub-texts are drawn anew each epoch; the profile `laptop` has one epoch of fresh pairs, `real` has two.
+# **The target's word never enters a negative sub-text** in the main results: in a small vocabulary it would come up
+# often, and the defence would simply be told the target.
 #
 # Every arm is trained at every learning rate of the same grid. Which one would a defender take? He sees accuracy only, so
 # the rule, fixed before the first run, is: the highest rate that costs at most three points on his own pictures.
@@ -428,7 +431,7 @@ run.table("overlap", frame, caption="The same repairs with disjoint and with ove
 # %%
 if scratch_pairs:
     training = ClipTraining(scratch_epochs, 128, 2e-3, 50, 0.05)
-    recipe = arena.recipe("badnet", seed, pairs=scratch_pairs, poison=poison, start="scratch", training=training)
+    recipe = arena.recipe("badnet", seed, pairs=scratch_pairs, start="scratch", training=training)
     scratch = train_clip_victim(recipe, world, store)
     seen = study.look(scratch.model, scratch, rooms, top_k)
     run.proportion("scratch.accuracy", seen.accuracy)
@@ -487,16 +490,22 @@ run.finish()
 #   A claim that fails here fails for this reconstruction.
 # - **An optimised patch is also an adversarial patch.** What it does to the clean base is in the table of victims. A repair
 #   is judged on the poisoned model, but it cannot be expected to go far below that control.
-# - **The defender here is poor.** He has {glue:text}`cost.cleanclip.pairs:.0f` clean pairs and
-#   {glue:text}`cost.cleanclip.steps:.0f` steps; CleanCLIP's own code takes 100,000 pairs and more than 15,000 steps. A repair
-#   that fails within three points of accuracy here may succeed with that budget; the order of the arms on the trade-off
-#   curve says more than the level. The `real` profile gives him several times as many pairs: the numbers of its recorded
-#   run stand under each verdict, beside those of the small budget.
-# - **Parts can hold for an empty reason.** Where no arm removes a backdoor within the rule, the gap between CleanCLIP and
-#   TA-Cleaner is small and CleanCLIP leaves a high attack success, and both are parts of claims. Read a verdict by its
-#   parts; a difference of a point or two between arms lies inside the intervals.
-# - **Some attacks did not take.** {glue:text}`victims.backdoored:.0f` victims of this run count as backdoored. The warp and,
-#   by a point, the patch can miss the 90 % that were fixed beforehand; their rows are shown and enter no verdict.
+# - **The budget is small, and it is enough for something.** The defender has {glue:text}`cost.cleanclip.pairs:.0f` clean
+#   pairs and {glue:text}`cost.cleanclip.steps:.0f` steps; CleanCLIP's own code takes 100,000 pairs and more than 15,000
+#   steps. Look first at SIG in the figure of trade-offs: where plain fine-tuning takes most of it away at hardly any
+#   accuracy, the budget can repair, and a backdoor that stays under the same budget is a harder one. What would go with a
+#   thousand times the steps is open. The `real` profile sees each pair twice: the numbers of its recorded run stand
+#   under each verdict.
+# - **The attacker poisons as little as he needs,** from 60 pairs for SIG to 450 for WaNet. What a repair takes away depends
+#   on that number: a trial victim with 300 striped pairs showed the same attack success before repair and kept most of it
+#   after the same fine-tuning. So levels belong to these numbers; arms are compared on one and the same victim.
+# - **Parts can hold for an empty reason.** Where two arms both leave a backdoor almost whole, the gap between them is
+#   small, and "CleanCLIP leaves a high attack success" is true of a repair that repairs little of anything. Read a verdict
+#   by its parts; a difference of a point or two between arms lies inside the intervals.
+# - **A victim can miss the bar.** {glue:text}`victims.backdoored:.0f` victims of this run count as backdoored. One below the
+#   90 % that were fixed beforehand is shown and enters no verdict.
+# - **The warp is no longer subtle.** A warp that hardly shows is lost among the poses of these shapes; ours moves pixels by
+#   half a picture on average, as the figure of triggers shows. Its column says less about WaNet than about warps.
 # - **The rule for the learning rate is part of every result.** The figure of trade-offs shows what other choices would give.
 # - **False negatives.** The sub-text term treats the fragments of other pictures as wrong. In a world of twelve nouns and
 #   eight colours many of them are true of the picture as well, which costs accuracy. Captions of photographs collide less.

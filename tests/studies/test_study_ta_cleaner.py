@@ -19,7 +19,7 @@ from companion.studies import ta_cleaner as study
 WORLD = scenes_world()
 TINY = study.Arena(
     pairs=48,
-    poison=8,
+    poison=dict.fromkeys(("badnet", "blended", "dual_key"), 8),
     clean_pairs=24,
     validation=24,
     exam=36,
@@ -68,6 +68,12 @@ def test_the_operating_point_looks_at_accuracy_only():
 
 def replace_success(point):
     return point._replace(seen=point.seen._replace(success=Proportion(1, 100)))
+
+
+def test_an_attack_without_a_number_of_poisoned_pairs_is_refused():
+    with pytest.raises(CompanionError, match="no number of poisoned pairs for the attack 'sig'"):
+        TINY.recipe("sig", 0)
+    assert study.Arena().recipe("sig", 0).poison == 60
 
 
 def test_a_weak_victim_is_no_backdoor():

@@ -38,33 +38,41 @@ BACKDOORED = 90.0
 ALLOWED_LOSS = 3.0
 """Points of accuracy on the defender's own pictures that an operating point may cost; fixed before the first run."""
 
+POISON: Mapping[str, int] = {"badnet": 300, "blended": 300, "sig": 60, "wanet": 450, "dual_key": 130, "badclip": 130}
+"""Poisoned pairs of each attack in the laptop's 5,000: about as few as reach BACKDOORED on seeds 0, 1 and 2."""
+
 
 @dataclass(frozen=True)
 class Arena:
     """World and sizes of the experiment. rates: the learning rates that every arm gets; top_k: of the classes.
 
-    pairs, poison: of the attacker, who optimises patches in patch_steps on patch_pictures; clean_pairs: of the
-    defender, who also has `validation` labelled pictures of one thing; exam: test pictures of one thing; victim,
-    repair: how both are trained (`repair` without its learning rate).
+    pairs, poison: of the attacker, and how many of them he poisons in each attack; he optimises patches in patch_steps
+    on patch_pictures; clean_pairs: of the defender, who also has `validation` labelled pictures of one thing; exam:
+    test pictures of one thing; victim, repair: how both are trained (`repair` without its learning rate).
     """
 
     world: World = field(default_factory=scenes_world)
-    pairs: int = 4500
-    poison: int = 150
-    clean_pairs: int = 1280
-    validation: int = 480
+    pairs: int = 5000
+    poison: Mapping[str, int] = field(default_factory=lambda: POISON)
+    clean_pairs: int = 5120
+    validation: int = 1440
     exam: int = 960
     top_k: int = 3
     sub_texts: int = 16
     patch_steps: int = 150
     patch_pictures: int = 600
-    rates: tuple[float, ...] = (5e-4, 1e-3, 2e-3)
-    victim: ClipTraining = field(default_factory=lambda: ClipTraining(3, 128, 5e-4, 20, 0.05))
-    repair: ClipTraining = field(default_factory=lambda: ClipTraining(2, 64, 1e-3, 10, 0.05))
+    rates: tuple[float, ...] = (6e-4, 1.2e-3)
+    victim: ClipTraining = field(default_factory=lambda: ClipTraining(2, 128, 5e-4, 20, 0.05))
+    repair: ClipTraining = field(default_factory=lambda: ClipTraining(1, 128, 1e-3, 10, 0.05))
 
     def recipe(self, attack: str, seed: int, **changes: object) -> ClipVictimRecipe:
-        """Return the recipe of a victim; changes: fields to replace."""
-        made = ClipVictimRecipe(attack, self.world.target, self.pairs, self.poison, training=self.victim, seed=seed)
+        """Return the recipe of a victim; changes: fields to replace. Raises CompanionError where `poison` misses it."""
+        if attack not in self.poison:
+            raise CompanionError(
+                f"no number of poisoned pairs for the attack {attack!r}: `poison` has {', '.join(self.poison)}. Add it."
+            )
+        count = self.poison[attack]
+        made = ClipVictimRecipe(attack, self.world.target, self.pairs, count, training=self.victim, seed=seed)
         if attack in OPTIMISED:
             search = replace(SEARCHES[attack], steps=self.patch_steps)
             made = replace(made, search=search, search_pictures=self.patch_pictures)
