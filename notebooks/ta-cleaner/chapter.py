@@ -221,12 +221,13 @@ run.table(
 # {e^{s z_i \cdot n_i} + \sum_j e^{s z_i \cdot p_j}}, \qquad
 # L = \lambda_1 L_{CLIP} + \lambda_2 L_{SS} + \lambda_3 L_{TA}, $$
 #
-# all weights 1. Sub-texts are drawn anew each epoch; the profile `laptop` has one epoch of fresh pairs, `real` has two.
+# all weights 1. Sub-texts are drawn anew each epoch; with one epoch of fresh pairs, as here, each pair gets one draw.
 # **The target's word never enters a negative sub-text** in the main results: in a small vocabulary it would come up
 # often, and the defence would simply be told the target.
 #
 # Every arm is trained at every learning rate of the same grid. Which one would a defender take? He sees accuracy only, so
-# the rule, fixed before the first run, is: the highest rate that costs at most three points on his own pictures.
+# the rule, fixed before the first run, is: the highest rate that costs at most three points on his own pictures. Where
+# no rate of the grid is that cheap, he takes the lowest, and the table shows what it costs.
 
 # %%
 points = {attack: study.sweep(arena, victim, rooms, seed, store) for attack, victim in victims.items()}
@@ -493,22 +494,24 @@ run.finish()
 # - **The budget is small, and it is enough for something.** The defender has {glue:text}`cost.cleanclip.pairs:.0f` clean
 #   pairs and {glue:text}`cost.cleanclip.steps:.0f` steps; CleanCLIP's own code takes 100,000 pairs and more than 15,000
 #   steps. Look first at SIG in the figure of trade-offs: where plain fine-tuning takes most of it away at hardly any
-#   accuracy, the budget can repair, and a backdoor that stays under the same budget is a harder one. What would go with a
-#   thousand times the steps is open. The `real` profile sees each pair twice: the numbers of its recorded run stand
-#   under each verdict.
-# - **The attacker poisons as little as he needs,** from 60 pairs for SIG to 450 for WaNet. What a repair takes away depends
-#   on that number: a trial victim with 300 striped pairs showed the same attack success before repair and kept most of it
-#   after the same fine-tuning. So levels belong to these numbers; arms are compared on one and the same victim.
+#   accuracy, the budget can repair, and a backdoor that stays under the same budget is a harder one. What more
+#   steps would remove is open. The `real` profile has more pairs and a third, lower learning rate: the numbers of its
+#   recorded run stand under each verdict.
+# - **The attacker poisons as little as he needs.** The table of victims has the number of each attack. What a repair takes
+#   away depends on it: a trial victim with five times as many striped pairs showed the same attack success before repair
+#   and kept most of it after the same fine-tuning. So levels belong to these numbers; arms are compared on the same victim.
 # - **Parts can hold for an empty reason.** Where two arms both leave a backdoor almost whole, the gap between them is
 #   small, and "CleanCLIP leaves a high attack success" is true of a repair that repairs little of anything. Read a verdict
 #   by its parts; a difference of a point or two between arms lies inside the intervals.
 # - **A victim can miss the bar.** {glue:text}`victims.backdoored:.0f` victims of this run count as backdoored. One below the
 #   90 % that were fixed beforehand is shown and enters no verdict.
-# - **The warp is no longer subtle.** A warp that hardly shows is lost among the poses of these shapes; ours moves pixels by
-#   half a picture on average, as the figure of triggers shows. Its column says less about WaNet than about warps.
+# - **The warp is no longer subtle.** A warp that hardly shows is lost among the poses of these shapes; ours moves its control
+#   points by half a picture on average, as the figure of triggers shows. Its rows say less about WaNet than about warps.
 # - **The rule for the learning rate is part of every result.** The figure of trade-offs shows what other choices would give.
-# - **False negatives.** The sub-text term treats the fragments of other pictures as wrong. In a world of twelve nouns and
-#   eight colours many of them are true of the picture as well, which costs accuracy. Captions of photographs collide less.
+# - **What costs TA-Cleaner its accuracy?** Its term treats the fragments of other pictures as wrong, and in a world of
+#   twelve nouns and eight colours many of them are true of the picture as well; captions of photographs collide less. But
+#   such collisions grow with $m$. Where the ablation with the whole batch keeps more accuracy than one with few
+#   sub-texts, as in the table above on seed 0, what weighs more is the noise of a term that averages over few pairs.
 # - **Twelve nouns are few.** A negative sub-text names one of eleven wrong nouns; over a thousand classes a chance hit on
 #   the target is rarer. Hence the row in which the target's word is allowed.
 #
