@@ -604,9 +604,9 @@ run.finish()
 #   carries over is the mechanism (causal leakage, transfer across generators, adaptive attacks), not the rates.
 # - **More search, another order.** In the recorded run of the profile `real`, with twice the training for everybody and
 #   searches of three sweeps, searched prompts get past the sanitizer more often than past the ESD-like and the SLD-like
-#   baseline; those pay for it with benign attributes. There the attacker who knows the sanitizer loses almost nothing to
-#   it, and of prompts that leave the star's shape open it changes next to none. It erases what resembles its training
-#   words, not a look.
+#   baseline; those pay for it with benign attributes. There the attacker who knows the sanitizer loses little to it, and
+#   the searched prompts for the star, which leave the shape open, succeed about as often with it as without. It erases
+#   what resembles its training words, not a look.
 # - **The prompts that the search found may be red for a reason.** Some are hints in a row, others mix colours next to
 #   red; a picture halfway between red and orange is on the border of the rule.
 # - **"Like" baselines.** ESD, UCE, SLD and Safe-CLIP are reduced to their idea; the originals have schedules and masks that
