@@ -263,6 +263,22 @@ run.figure(
 # filter with the shipped CLIP {glue:text}`auroc.reference.badnet:.0f` %. An AUROC below 50 % is information too: a score
 # that ranks poisoned pairs *last* would detect them if it were turned round, but a defender does not know that.
 #
+# Poisoned texts are bare prompts, and a score may have found that form and not the trigger. A few clean pairs of the
+# pool have such a text too, which is true of them; the next table compares the poisoned pairs with these alone, however
+# few they are. A score that stays high here found more than the form.
+
+# %%
+columns = {}
+for attack, case in cases.items():
+    areas, alike = ubt.auroc_alike(case)
+    columns[f"{TITLES[attack]} (n = {alike})"] = [f"{areas[s]:.0f}" if s in areas else "" for s in ubt.SCORES]
+    for score, area in areas.items():
+        run.number(f"alike.{score}.{attack}", area, "%", n=alike)
+table = pd.DataFrame({"suspicious is": [ubt.SCORE_TITLES[s] for s in ubt.SCORES]} | columns)
+caption = "AUROC in percent against the n clean pairs alone whose text names a class and nothing else."
+run.table("alike", table, caption=caption)
+
+# %% [markdown]
 # How hard to overfit is a choice, and the score depends on it:
 
 # %%

@@ -213,6 +213,13 @@ def test_detection_and_every_repair_of_the_chapter_run_on_emoji(tmp_path):
     case = ubt.case_of(arena, ubt.victims(arena, ["badnet"], store)["badnet"])
     assert tuple(case.detection.scores) == ubt.SCORES and int(case.pool.poisoned.sum()) == 12
     assert not (emoji_pairs.mentions(case.pool, "travel") & case.pool.poisoned).any()
+    areas, count = ubt.auroc_alike(case)
+    assert set(areas) == set(ubt.SCORES) and areas["similarity"] + areas["low_similarity"] == pytest.approx(100)
+    prompts = {text for word in emoji_pairs.CLASSES for text in emoji_pairs.templates(word)}
+    rows = [k for k, told in enumerate(case.pool.captions) if told is not None and told.text in prompts]
+    scores, dirty = case.detection.scores["reference"], case.pool.poisoned
+    above = [float(a > b) + 0.5 * float(a == b) for a in scores[dirty] for b in scores[rows]]
+    assert areas["reference"] == pytest.approx(100 * sum(above) / len(above)) and 0 < len(rows) == count < 40
     for method in ubt.ARMS:
         assert ubt.arm(arena, case, method, 3e-4, ubt.defenders_pairs(arena)).outcome.success.n == 30
     assert ubt.marked_target(case, "travel")[0].n == 12

@@ -73,6 +73,10 @@ def test_detection_scores_every_pair_and_is_repeatable(case, victim):
         assert case.detection.scores[score].shape == (256,) and 0 <= case.detection.auroc(score) <= 100
     low, high = case.detection.auroc("low_similarity"), case.detection.auroc("similarity")
     assert low + high == pytest.approx(100)
+    areas, alike = ubt.auroc_alike(case)
+    assert alike < 10 and areas["low_similarity"] + areas["similarity"] == pytest.approx(100)
+    bare = replace(case, pool=replace(case.pool, captions=(None,) * 256))
+    assert ubt.auroc_alike(bare) == ({}, 0)
     assert case.detection.weak_share.n == 64
     again = ubt.case_of(ARENA, victim, ("overfitted",))
     assert torch.equal(again.detection.scores["overfitted"], case.detection.scores["overfitted"])

@@ -288,6 +288,23 @@ def case_of(arena: Arena, victim: ClipVictim, scores: Sequence[str] = SCORES) ->
     return Case(victim, pool, detect(arena, victim, pool, noisy, scores), examination(arena, victim))
 
 
+def auroc_alike(case: Case) -> tuple[dict[str, float], int]:
+    """Return each score's AUROC in percent, poisoned pairs against those clean ones whose text is a class prompt too.
+
+    A score that finds the form of the poisoned texts, and not the trigger, is no better than a coin here. Also returns
+    how many such clean pairs there are; without any, no score has a value.
+    """
+    world, poisoned = case.victim.world, case.pool.poisoned
+    prompts = {text for word in world.classes for text in world.templates(word)}
+    alike = torch.tensor([told is not None and told.text in prompts for told in case.pool.captions]) & ~poisoned
+    if not alike.any():
+        return {}, 0
+    rows = alike | poisoned
+    found = case.detection.scores
+    areas = {score: 100 * suspicion.auroc(values[rows], poisoned[rows]) for score, values in found.items()}
+    return areas, int(alike.sum())
+
+
 def suspects_of(arena: Arena, case: Case, count: int | None = None) -> Pairs:
     """Return the most suspicious pairs of a pool by UBT's score."""
     rows = suspicion.most_suspicious(case.detection.scores["overfitted"], count or arena.suspects)
