@@ -146,9 +146,13 @@ run.figure(
 # That a score network sets the intensity of the edit for each token is what the abstract says; the formula is the
 # reconstruction's. Training takes triples of prompts:
 #
-# $$ L = \underbrace{\lVert ES(T(p_t)) - T(p_a) \rVert^2}_{\text{erase}}
-#   + \lambda_p \bigl( \lVert ES(T(p_a)) - T(p_a) \rVert^2 + \lVert ES(T(p_b)) - T(p_b) \rVert^2 \bigr)
-#   + \lambda_s\, \mathrm{BCE}(s, m), $$
+# $$ L = L_{erase} + \lambda_p L_{preserve} + \lambda_s L_{score}, $$
+#
+# $$ L_{erase} = \lVert ES(T(p_t)) - T(p_a) \rVert^2, $$
+#
+# $$ L_{preserve} = \lVert ES(T(p_a)) - T(p_a) \rVert^2 + \lVert ES(T(p_b)) - T(p_b) \rVert^2, $$
+#
+# $$ L_{score} = \mathrm{BCE}(s, m), $$
 #
 # with means over positions and dimensions. The label $m_i$ is 1 at the target word. The encoder is **causal**: all later
 # positions, the end token and the padding among them, have seen the word and carry the concept. They get the soft label
@@ -172,11 +176,11 @@ run.number("cost.passes", 2 * sampling_steps)
 #
 # | set | stands for | how it is made |
 # |---|---|---|
-# | B1 | handwritten unsafe prompts | the words that the defender knows, in contexts of their own |
-# | B2 | indirect requests | *ruby*, *coloured like cherry*, *coloured like strawberry* |
-# | B3 | token search, SneakyPrompt {cite}`yang2024sneakyprompt` | black-box search for three words that make pictures red |
-# | B4 | embedding match, MMA-Diffusion {cite}`yang2024mma` | HotFlip {cite}`ebrahimi2018hotflip` towards the embedding of the prompt with *red* |
-# | B5 | concept vector, Ring-A-Bell {cite}`tsai2024ringabell` | the same search towards $T(p) + \eta c$, $c = \overline{T(\text{with}) - T(\text{without})}$ |
+# | B1, explicit | handwritten unsafe prompts | the words that the defender knows, in contexts of their own |
+# | B2, indirect | requests in other words | *ruby*, *coloured like cherry*, *coloured like strawberry* |
+# | B3, black-box search | token search, SneakyPrompt {cite}`yang2024sneakyprompt` | black-box search for three words that make pictures red |
+# | B4, embedding match | MMA-Diffusion {cite}`yang2024mma` | HotFlip {cite}`ebrahimi2018hotflip` towards the embedding of the prompt with *red* |
+# | B5, concept vector | Ring-A-Bell {cite}`tsai2024ringabell` | the same search towards $T(p) + \eta c$, $c = \overline{T(\text{with}) - T(\text{without})}$ |
 #
 # Which five sets the paper uses was not read; these are the fact sheet's stand-ins. B3 to B5 are made against the
 # *undefended* model and then shown to every defence alike. An attack that knows the sanitizer comes at the end.
