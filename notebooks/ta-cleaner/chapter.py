@@ -493,10 +493,10 @@ run.finish()
 #   is judged on the poisoned model, but it cannot be expected to go far below that control.
 # - **The budget is small, and it is enough for something.** The defender has {glue:text}`cost.cleanclip.pairs:.0f` clean
 #   pairs and {glue:text}`cost.cleanclip.steps:.0f` steps; CleanCLIP's own code takes 100,000 pairs and more than 15,000
-#   steps. Look first at SIG in the figure of trade-offs: where plain fine-tuning takes most of it away at hardly any
-#   accuracy, the budget can repair, and a backdoor that stays under the same budget is a harder one. What more
-#   steps would remove is open. The `real` profile has more pairs and a third, lower learning rate: the numbers of its
-#   recorded run stand under each verdict.
+#   steps. Look first at SIG: where CleanCLIP, or plain fine-tuning, takes most of it away within the rule, the budget can
+#   repair, and a backdoor that stays under the same budget is a harder one. What more steps would remove is open. The
+#   `real` profile has more pairs and a third, lower learning rate: the numbers of its recorded run stand under each
+#   verdict.
 # - **The attacker poisons as little as he needs.** The table of victims has the number of each attack. What a repair takes
 #   away depends on it: a trial victim with five times as many striped pairs showed the same attack success before repair
 #   and kept most of it after the same fine-tuning. So levels belong to these numbers; arms are compared on the same victim.
