@@ -500,9 +500,10 @@ run.finish()
 # - **The attacker poisons as little as he needs.** The table of victims has the number of each attack. What a repair takes
 #   away depends on it: a trial victim with five times as many striped pairs showed the same attack success before repair
 #   and kept most of it after the same fine-tuning. So levels belong to these numbers; arms are compared on the same victim.
-# - **Parts can hold for an empty reason.** Where two arms both leave a backdoor almost whole, the gap between them is
-#   small, and "CleanCLIP leaves a high attack success" is true of a repair that repairs little of anything. Read a verdict
-#   by its parts; a difference of a point or two between arms lies inside the intervals.
+# - **Parts can hold for an empty reason.** "CleanCLIP leaves half or more" is true of any repair that repairs little; "a few
+#   do as well as all" is true of sub-texts that do nothing; and where TA-Cleaner leaves more than CleanCLIP, a smaller loss
+#   at top-k passes for a larger gain, since top-k stays near 100 % in both. Read a verdict by its parts and the levels
+#   beside them; a difference of a point or two between arms lies inside the intervals.
 # - **A victim can miss the bar.** {glue:text}`victims.backdoored:.0f` victims of this run count as backdoored. One below the
 #   90 % that were fixed beforehand is shown and enters no verdict.
 # - **The warp is no longer subtle.** A warp that hardly shows is lost among the poses of these shapes; ours moves its control
