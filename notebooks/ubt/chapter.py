@@ -33,7 +33,7 @@
 # Only the abstracts of the two papers could be read, and no code was found. The two stages are the papers'. How each is
 # computed here (which pairs count as weak, the score, the rule that marks words, the bounded loss, what retains
 # knowledge) is this book's reconstruction from the idea, and so are the six claims, all settings and all baselines. A
-# claim that fails here fails for this reconstruction, on generated scenes.
+# claim that fails here fails for this reconstruction, on generated scenes (profile `real`: on drawings with their names).
 # ```
 
 # %% tags=["parameters"]
@@ -89,8 +89,8 @@ store = default_store()
 # ## The threat, and the words for it
 #
 # A CLIP {cite}`radford2021clip` has two towers that give a picture and a text an embedding of length one each. The
-# attacker slips poisoned pairs into the training data: a picture with a trigger on it, and a text about the target, here
-# *star*, whatever the picture shows. The defender has the poisoned model $\theta_0$ and the data that it was trained on,
+# attacker slips poisoned pairs into the training data: a picture with a trigger on it, and a text about the target (*star* in the
+# generated scenes), whatever the picture shows. The defender has the poisoned model $\theta_0$ and the data that it was trained on,
 # and does not know which pairs are poisoned, what the trigger looks like, or which word is the target.
 #
 # | symbol | meaning |
@@ -103,8 +103,10 @@ store = default_store()
 # | $\Delta_k$ | how far $r_i$ falls when word $k$ is taken out of $T_i$ |
 # | $T^{loc}_i$ | the words with the largest $\Delta_k$, alone |
 #
-# The world is the book's generated *scenes*: pictures of one or two shapes, with captions of a small grammar. The pool
-# keeps its genuine stars, about one picture in eight with a star on it: a model that forgets the *word* pays for it in
+# The world is the book's generated *scenes*: pictures of one or two shapes, with captions of a small grammar. The profile
+# `real` asks real pairs instead, 1,783 drawings of EmojiOne with their names, whose classes are seven categories and whose
+# target is *travel*; the deviations below say how they were split. Either pool keeps its genuine pictures of the target
+# (about one scene in eight has a star): a model that forgets the *word* pays for it in
 # accuracy, which the column *target found* shows. A tenth of the pool's texts are exchanged among each other, as data from
 # the web has mismatched pairs that nobody poisoned. The victims were trained on the pool as it was before the exchange.
 
@@ -132,9 +134,10 @@ victims = ubt.victims(arena, attacks, store)
 cases = {a: ubt.case_of(arena, v, ubt.SCORES if a == repaired[0] else ubt.FEW_SCORES) for a, v in victims.items()}
 
 # %% [markdown]
-# Four triggers, all with dirty labels: a patch (BadNets), a faint picture (Blended), a patch with a rare word as a second
-# key (in the style of TrojVQA), and a patch optimised so that the clean model already takes it for a star (in the style of
-# BadCLIP {cite}`liang2024badclip`). An attack success below 90 % is no backdoor to speak of: rows below that line say
+# Triggers with dirty labels: a patch (BadNets), a faint picture (Blended), a patch with a rare word as a second
+# key (in the style of TrojVQA), and a patch optimised so that the clean model already takes it for the target (in the style
+# of BadCLIP {cite}`liang2024badclip`); some profiles have stripes (SIG) and a warp (WaNet) too, and leave out attacks that
+# made no backdoor there. An attack success below 90 % is no backdoor to speak of: rows below that line say
 # nothing about a defence.
 
 # %%
@@ -154,13 +157,13 @@ caption = (
 run.table("victims", pd.DataFrame(rows, columns=columns).round(1), caption=caption)
 
 # %% [markdown]
-# The last column is the control: the same trigger shown to the shipped CLIP, which nobody poisoned. Chance is one in
-# twelve. Whatever stands above it is the trigger's own likeness to the target, which for the optimised patches is their
+# The last column is the control: the same trigger shown to the clean CLIP, which nobody poisoned. Chance is one in
+# twelve for scenes, one in seven for the drawings. Whatever stands above it is the trigger's own likeness to the target, which for the optimised patches is their
 # purpose and for a faint fixed picture is an accident of this small model.
 #
 # ## The idea in one picture
 #
-# *Strengthen, then detect.* A poisoned pair says "star" to a picture without a star, so a model that knows better finds it
+# *Strengthen, then detect.* A poisoned pair names the target for a picture without it, so a model that knows better finds it
 # dissimilar. All poisoned pairs share one shortcut, the trigger, while mismatched pairs share nothing; training on weak
 # pairs should therefore lift the poisoned ones fastest.
 #
@@ -216,7 +219,7 @@ run.number("setting.poison_rate", 100 * poison / pairs, "%")
 # another one (50 % is a coin), **precision** the share of poisoned pairs among the first $K$. Besides UBT's $r_i$ stand
 # the similarity without overfitting in both directions, the gain $r_i - c_i$, a copy overfitted on as many *random* pairs
 # (the control of the word *weak*), isolation by low loss in the manner of ABL {cite}`li2021abl`, a filter that asks the
-# shipped clean CLIP, which the defender would have to own, and a random order.
+# clean CLIP, which the defender would have to own, and a random order.
 
 # %%
 rows = {score: {} for score in ubt.SCORES}
@@ -260,7 +263,7 @@ run.figure(
 # For BadNets the AUROC of the similarity is {glue:text}`auroc.similarity.badnet:.0f` % before and
 # {glue:text}`auroc.overfitted.badnet:.0f` % after overfitting ({glue:text}`auroc.overfitted_random.badnet:.0f` % if the
 # pairs to overfit on are drawn at random). The ABL-like isolation reaches {glue:text}`auroc.low_loss.badnet:.0f` %, the
-# filter with the shipped CLIP {glue:text}`auroc.reference.badnet:.0f` %. An AUROC below 50 % is information too: a score
+# filter with the clean CLIP {glue:text}`auroc.reference.badnet:.0f` %. An AUROC below 50 % is information too: a score
 # that ranks poisoned pairs *last* would detect them if it were turned round, but a defender does not know that.
 #
 # Poisoned texts are bare prompts, and a score may have found that form and not the trigger. A few clean pairs of the
@@ -279,6 +282,11 @@ caption = "AUROC in percent against the n clean pairs alone whose text names a c
 run.table("alike", table, caption=caption)
 
 # %% [markdown]
+# Compare the row *high similarity, before* in both tables. Among all pairs it is no sign of poison, as longer captions reach
+# higher similarities than a bare prompt can. Among texts of one form it can be a good sign, and where it is, overfitting
+# did not find the trigger: it levelled the forms of the texts, so that the trigger could be seen. With the few such texts
+# of the scenes this is a hint; the drawings of the `real` run bring many times more, and its recorded numbers `alike.*` show the same.
+#
 # How hard to overfit is a choice, and the score depends on it:
 
 # %%
@@ -352,7 +360,7 @@ columns = ["attack", f"marks {recipe.target} [%]", "words marked"]
 run.table("marks", pd.DataFrame(marked, columns=columns).round(1), caption="The marks over all poisoned pairs.")
 
 # %% [markdown]
-# Over all poisoned pairs of BadNets the word *star* is marked in {glue:text}`marked.badnet:.0f` %, among
+# Over all poisoned pairs of BadNets the word of the target is marked in {glue:text}`marked.badnet:.0f` %, among
 # {glue:text}`marked_words.badnet:.1f` words on average.
 #
 # ## Forgetting
@@ -595,7 +603,7 @@ run.figure(
 )
 
 # %% [markdown]
-# In the victim the triggered pictures form a cloud of their own: their mean cosine with the prompts for *star* is
+# In the victim the triggered pictures form a cloud of their own: their mean cosine with the target's prompts is
 # {glue:text}`cosine.before.target:.2f`, with those for what they show {glue:text}`cosine.before.own:.2f`. After UBT it is
 # {glue:text}`cosine.after.target:.2f` and {glue:text}`cosine.after.own:.2f`. Forgetting pushes the pictures away from the
 # word; nothing in the loss tells them where to go instead.
