@@ -133,7 +133,7 @@ def test_poison_names_the_target_in_the_worlds_own_ids(published):
 def test_the_repairs_of_the_chapter_run_on_a_published_clip(published, tmp_path, attack):
     """The path of TA-Cleaner's profile `paper`: poisoned, repaired with each method, and examined."""
     arena = ta_cleaner.Arena(
-        published, pairs=48, poison=8, clean_pairs=24, validation=24, exam=24, sub_texts=4, patch_steps=2,
+        published, pairs=48, poison={attack: 8}, clean_pairs=24, validation=24, exam=24, sub_texts=4, patch_steps=2,
         patch_pictures=24, rates=(5e-4,), victim=SHORT, repair=ClipTraining(1, 8, 1e-3, 1),
     )  # fmt: skip
     store = ModelStore(tmp_path)
