@@ -39,9 +39,8 @@ ALLOWED_LOSS = 3.0
 """Points of accuracy on the defender's own pictures that an operating point may cost; fixed before the first run."""
 
 POISON: Mapping[str, int] = {"badnet": 300, "blended": 300, "sig": 60, "wanet": 450, "dual_key": 130, "badclip": 130}
-"""Poisoned pairs of each attack in the laptop's 5,000: about as few as reach BACKDOORED on seeds 0, 1 and 2.
-
-On seed 2 Blended and the dual key miss it, by a point and by one picture; the numbers were not changed for that."""
+"""Poisoned pairs of each attack in the laptop's 5,000: about as few as reach BACKDOORED on seeds 0, 1 and 2."""
+# On seed 2 Blended and the dual key miss it, by a point and by one picture; the numbers were not changed for that.
 
 
 @dataclass(frozen=True)
