@@ -564,5 +564,3 @@ run.finish()
 #
 # CleanCLIP {cite}`bansal2023cleanclip`; BadCLIP {cite}`liang2024badclip`, the attack that the paper is measured on; the chapters on
 # UBT and on countermeasures in this book.
-#
-# <!-- press:record -->
