@@ -168,9 +168,9 @@ run.table("victims", pd.DataFrame(rows, columns=columns).round(1), caption=capti
 # pairs should therefore lift the poisoned ones fastest.
 #
 # $$ D_{weak} = \{ i : c_i \text{ among the lowest } \rho |D| \}, \qquad \theta_{over} = \arg\min_\theta
-# L_{CLIP}(\theta; D_{weak}) \text{, a few epochs from } \theta_0. $$
+# L_{CLIP}(\theta; D_{weak}), $$
 #
-# The library call is `companion.multimodal.suspicion.overfitted`; $c_i$ and $r_i$ come from `similarities`.
+# where the second means a few epochs of training from $\theta_0$. The library call is `companion.multimodal.suspicion.overfitted`; $c_i$ and $r_i$ come from `similarities`.
 
 # %%
 first = cases[repaired[0]]
@@ -315,9 +315,9 @@ run.table("overfitting", pd.DataFrame(table, columns=columns).round(1), caption=
 #
 # For each suspicious pair every word is taken out in turn:
 #
-# $$ \Delta_k = r_i(T_i) - r_i(T_i \text{ without } k), \qquad T^{loc}_i = \{ k : \Delta_k > \text{mean}
-# + \text{one standard deviation} \} \text{, one to three words.} $$
+# $$ \Delta_k = r_i(T_i) - r_i(T_i \text{ without } k), \qquad T^{loc}_i = \{ k : \Delta_k > \bar\Delta + \sigma_\Delta \}, $$
 #
+# with mean and standard deviation over the words of the text; at least one word is marked and at most three.
 # `companion.multimodal.unlearning.word_effects` gives $\Delta$, `marked_words` the marks. On a template caption the noun
 # should be marked, on the dual key's captions the rare word too.
 
