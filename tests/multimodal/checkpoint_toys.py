@@ -1,5 +1,7 @@
 """Small, randomly initialised checkpoints of every kind, as save_pretrained writes them."""
 
+import json
+
 from companion.multimodal.initialising import initialised_from
 from companion.seeding import generator
 
@@ -37,6 +39,27 @@ def save_all(root):
     diffusers.DDIMScheduler(num_train_timesteps=50).save_pretrained(root / "diffusion/scheduler")
     words().save_pretrained(root / "diffusion/tokenizer")
     return {"clip": clip, "text_encoder": encoder, "unet": unet, "llama": llama, "llava": llava}
+
+
+def save_decoder(folder):
+    """Save a decoder of latent pictures as a diffusion model's folder has it."""
+    from diffusers import AutoencoderKL
+
+    with initialised_from(generator(0, "decoder")):
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=3,
+            block_out_channels=(8, 16), norm_num_groups=4, sample_size=16,
+        )  # fmt: skip
+    vae.save_pretrained(folder / "vae")
+
+
+MEAN, DEVIATION = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
+
+
+def save_normalisation(folder):
+    """Say in a CLIP's folder how it wants its pictures normalised: with MEAN and DEVIATION."""
+    settings = {"image_mean": MEAN, "image_std": DEVIATION}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
 
 
 def words():

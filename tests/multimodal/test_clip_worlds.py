@@ -1,9 +1,8 @@
 """Worlds of CLIP experiments: the shipped one, and a published checkpoint in its place through the same studies."""
 
-import json
-
 import pytest
 import torch
+from checkpoint_toys import save_normalisation
 from safetensors.torch import load_file
 
 from companion.attacks.triggers import make_trigger
@@ -54,8 +53,7 @@ def folder(tmp_path_factory):
     )
     with initialised_from(generator(1, "weights")):
         CLIPModel(config).save_pretrained(root)
-    settings = {"image_mean": (0.48, 0.46, 0.41), "image_std": (0.27, 0.26, 0.28)}
-    (root / "preprocessor_config.json").write_text(json.dumps(settings))
+    save_normalisation(root)
     return root
 
 

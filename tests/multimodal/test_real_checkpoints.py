@@ -4,35 +4,25 @@ import json
 
 import pytest
 import torch
-from checkpoint_toys import save_all
+from checkpoint_toys import DEVIATION, MEAN, save_all, save_decoder, save_normalisation
 
 from companion.errors import CompanionError
 from companion.multimodal import clip_network
 from companion.multimodal.checkpoints import load_clip, load_diffusion
 from companion.multimodal.clip_checkpoint import load_for_clip_network
-from companion.multimodal.initialising import initialised_from
 from companion.multimodal.pipeline import sample, text_states
 from companion.seeding import generator
 
-MEAN, DEVIATION = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
 TEXTS = ["a red star", "star"]
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """Return a folder of checkpoints whose CLIP tells its normalisation and whose diffusion model has a decoder."""
-    from diffusers import AutoencoderKL
-
     root = tmp_path_factory.mktemp("real")
     save_all(root)
-    settings = {"image_mean": MEAN, "image_std": DEVIATION}
-    (root / "clip/preprocessor_config.json").write_text(json.dumps(settings))
-    with initialised_from(generator(0, "decoder")):
-        vae = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=3,
-            block_out_channels=(8, 16), norm_num_groups=4, sample_size=16,
-        )  # fmt: skip
-    vae.save_pretrained(root / "diffusion/vae")
+    save_normalisation(root / "clip")
+    save_decoder(root / "diffusion")
     return root
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoint_toys import TOWER, save_all
+from checkpoint_toys import TOWER, save_all, save_decoder, save_normalisation
 
 from companion.errors import CompanionError
 from companion.multimodal import concepts
@@ -70,20 +70,14 @@ def save_encoder(folder, seed):
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """Return a folder with two diffusion models that share an encoder, one with a decoder, and a CLIP to judge."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers import UNet2DConditionModel
 
     root = tmp_path_factory.mktemp("published")
     save_all(root)
-    settings = {"image_mean": (0.48, 0.46, 0.41), "image_std": (0.27, 0.26, 0.28)}
-    (root / "clip/preprocessor_config.json").write_text(json.dumps(settings))
+    save_normalisation(root / "clip")
     shutil.rmtree(root / "diffusion/tokenizer")
     save_encoder(root / "diffusion", 0)
-    with initialised_from(generator(0, "decoder")):
-        vae = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=3,
-            block_out_channels=(8, 16), norm_num_groups=4, sample_size=16,
-        )  # fmt: skip
-    vae.save_pretrained(root / "diffusion/vae")
+    save_decoder(root / "diffusion")
     shutil.copytree(root / "diffusion", root / "other")
     config = UNet2DConditionModel.load_config(root / "other/unet")
     with initialised_from(generator(1, "other")):
